@@ -1,0 +1,73 @@
+"""The `fairseq-tickets` command: one sub-command per arrow of the design, each in its own module, loaded when called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from fairseq_tickets.errors import UserError
+
+COMMANDS = {
+    "import": ("import_", "turn a Hugging Face folder into a fairseq checkpoint, dictionary and tokenizer"),
+    "prepare": ("prepare", "turn GLUE-layout files into fairseq binary data"),
+    "importance": ("importance", "score every attention head and FFN of a fine-tuned model"),
+    "prune": ("prune", "turn scores into a super ticket"),
+    "extract": ("extract", "turn a pre-trained and an L1-fine-tuned checkpoint into a dominant ticket"),
+    "jaccard": ("jaccard", "compare tickets: pairwise Jaccard similarities and their means"),
+    "dimensions": ("dimensions", "print the dimension tables of dominant tickets"),
+    "run": ("run", "run a whole experiment of a paper from a protocol file; resumable"),
+    "table": ("table", "make the papers' tables from result files"),
+    "plot": ("plot", "make the papers' figures from result and ticket files"),
+    "export": ("export", "write a plain dense checkpoint, a Hugging Face folder or a small delta file"),
+    "demo": ("demo", "the whole road on an embedded model and data: what `make demo` runs"),
+    "user-dir": ("user_dir", "print the folder for fairseq-train --user-dir"),
+    "doctor": ("doctor", "print versions, what is patched, and what is wrong with advice"),
+}
+USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; returns the exit code. A UserError becomes one line on standard error and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="fairseq-tickets",
+        description="Find, train and explain the lottery tickets of pre-trained language models.",
+        epilog="fairseq-tickets COMMAND --help explains a command.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    module = None
+    for name, (module_name, summary) in COMMANDS.items():
+        if name == chosen:
+            module = importlib.import_module(f"fairseq_tickets.cli.{module_name}")
+            sub = commands.add_parser(
+                name,
+                help=summary,
+                description=module.DESCRIPTION,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            module.add_arguments(sub)
+        else:
+            commands.add_parser(name, help=summary)
+    args = parser.parse_args(arguments)
+    if args.version:
+        from fairseq_tickets import __version__
+
+        print(f"fairseq-tickets {__version__}")
+        return 0
+    if module is None:
+        parser.print_help()
+        return USAGE_ERROR
+    try:
+        return int(module.run(args))
+    except UserError as error:
+        print(f"fairseq-tickets: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("fairseq-tickets: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1

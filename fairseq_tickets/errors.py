@@ -1,0 +1,11 @@
+"""The one exception that speaks to the user."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    The message is one line and names the option or file, its value and the rule it breaks. Commands print it
+    without a traceback and end with an exit code that is not 0.
+    """

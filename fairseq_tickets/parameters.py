@@ -1,0 +1,78 @@
+"""What a parameter's name says: which layer, which matrix, weight or bias; and the shape of a model from its tensors.
+
+Names are those of stock fairseq RoBERTa checkpoints. Both papers act on six matrices a layer: the projections
+W^Q, W^K, W^V, W^O (q_proj, k_proj, v_proj, out_proj) and the feed-forward W^FC1, W^FC2 (fc1, fc2). A weight is stored
+(out_features, in_features); an *input dimension* is a column of it, and the bias counts as dimension `in_features`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fairseq_tickets.errors import UserError
+
+MATRICES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+PAPER_NAMES = {"q_proj": "W^Q", "k_proj": "W^K", "v_proj": "W^V", "out_proj": "W^O", "fc1": "W^FC1", "fc2": "W^FC2"}
+LAYERS_PREFIX = "encoder.sentence_encoder.layers."
+EMBEDDINGS = ("encoder.sentence_encoder.embed_tokens.weight", "encoder.sentence_encoder.embed_positions.weight")
+
+_MATRIX = re.compile(r"layers\.(\d+)\.(?:self_attn\.)?(q_proj|k_proj|v_proj|out_proj|fc1|fc2)\.(weight|bias)$")
+_DEAD_COPY = re.compile(r"layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$")
+
+
+class ParameterRole(NamedTuple):
+    """Where a parameter of the six matrices sits."""
+
+    layer: int
+    matrix: str
+    kind: str  # "weight" or "bias"
+
+
+class ModelShape(NamedTuple):
+    """The dimensions that a ticket must fit."""
+
+    layers: int
+    heads: int
+    embed_dim: int
+    ffn_dim: int
+
+    def in_features(self, matrix: str) -> int:
+        """Width of the input of `matrix`; one of MATRICES."""
+        return self.ffn_dim if matrix == "fc2" else self.embed_dim
+
+    def out_features(self, matrix: str) -> int:
+        """Width of the output of `matrix`; one of MATRICES."""
+        return self.ffn_dim if matrix == "fc1" else self.embed_dim
+
+
+def parse(name: str) -> ParameterRole | None:
+    """Role of a parameter of the six matrices, None for every other name (embeddings, norms, heads, dead copies)."""
+    found = _MATRIX.search(name)
+    return ParameterRole(int(found[1]), found[2], found[3]) if found else None
+
+
+def matrix_name(layer: int, matrix: str, kind: str = "weight") -> str:
+    """Full parameter name in a fairseq RoBERTa checkpoint; the inverse of `parse`."""
+    attention = "self_attn." if matrix.endswith("_proj") else ""
+    return f"{LAYERS_PREFIX}{layer}.{attention}{matrix}.{kind}"
+
+
+def is_dead_copy(name: str) -> bool:
+    """True for the second copy of every layer weight that stock fairseq 0.12.2 keeps and saves, and that means nothing."""
+    return _DEAD_COPY.search(name) is not None
+
+
+def model_shape(tensors: Mapping[str, Any], heads: int) -> ModelShape:
+    """Shape of an encoder from its named tensors; the number of heads can't be read off tensors and is given.
+
+    Raises:
+        UserError: no encoder layers under fairseq's RoBERTa names.
+    """
+    layers = {role.layer for role in map(parse, tensors) if role is not None}
+    fc1 = matrix_name(0, "fc1")
+    if not layers or fc1 not in tensors:
+        raise UserError(f"no RoBERTa encoder here: no parameter is named like {fc1}")
+    ffn_dim, embed_dim = tensors[fc1].shape
+    return ModelShape(len(layers), heads, int(embed_dim), int(ffn_dim))
