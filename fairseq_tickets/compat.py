@@ -1,0 +1,260 @@
+"""Stock fairseq 0.12.2, hydra-core 1.0.7 and omegaconf 2.0.6 on today's Python, with nothing changed on disk.
+
+The startup hook (`fairseq_tickets.pth`, see setup.py) loads this file by its path, under the name
+`_fairseq_tickets_compat`, when a program first imports fairseq, hydra or omegaconf. By path, because the package
+itself must not be imported before fairseq: `--user-dir` would then find it "already imported" and skip it.
+
+What is mended, and only where it is broken:
+
+- Python >= 3.11 refuses dataclass defaults that can't be hashed, and the three packages are full of them. Their
+  classes get a hash by identity for as long as the decorator looks. Field defaults stay what they are, since
+  fairseq's `hydra_init` reads them.
+- Python >= 3.12 has no `find_module`, which hydra 1.0 calls to find its plugins.
+- A `UserError` ends fairseq-train and fairseq-hydra-train with one line in place of a traceback.
+- A wrong `--user-dir` is such an error.
+
+Newer fairseq, hydra and omegaconf pass through untouched: nothing here asks for a version, only for the fault.
+Standard library only; fairseq is never imported from here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from types import ModuleType, SimpleNamespace, TracebackType
+from typing import Any, Callable, Optional
+
+MODULE_NAME = "_fairseq_tickets_compat"
+PACKAGES = ("fairseq", "fairseq_cli", "hydra", "hydra_plugins", "omegaconf")
+EXIT_CODE = 1
+
+applied: list[str] = []  # what has been mended in this process, in words; `fairseq-tickets doctor` prints it
+
+
+class UserError(Exception):
+    """`fairseq_tickets.errors.UserError` in the one file that must not import the package."""
+
+
+def install() -> ModuleType:
+    """Set everything up, once per process; returns the module that holds the state (`applied`)."""
+    this = sys.modules.setdefault(MODULE_NAME, sys.modules[__name__])
+    if this is not sys.modules[__name__]:
+        if not getattr(this, "applied", None):
+            this.install()
+        return this
+    if not applied:
+        applied.append("errors for the user end fairseq with one line")
+        sys.excepthook = _one_line_excepthook(sys.excepthook)
+        if sys.version_info >= (3, 11):
+            _allow_unhashable_defaults()
+        for name, patch in PATCHES.items():
+            if name in sys.modules:
+                patch(sys.modules[name])
+        sys.meta_path.insert(0, _PatchAfterImport())
+    return this
+
+
+def user_error_line(error: BaseException | None) -> str | None:
+    """The message of the first UserError among `error`, its causes and its contexts; None without one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        kind = type(error)
+        if kind.__name__ == "UserError" and kind.__module__ in ("fairseq_tickets.errors", MODULE_NAME, __name__):
+            return " ".join(str(error).split())
+        if kind.__name__ == "ProcessRaisedException":  # torch.multiprocessing passes a worker's error on as text
+            found = re.findall(r"^(?:fairseq_tickets\.errors|\w+)\.UserError: (.+)$", str(error), re.MULTILINE)
+            if found:
+                return str(found[-1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _print_line(message: str) -> None:
+    print(f"fairseq-tickets: error: {message}", file=sys.stderr, flush=True)
+
+
+def _one_line_excepthook(previous: Callable[..., Any]) -> Callable[..., Any]:
+    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        message = user_error_line(error)
+        if message is None:
+            previous(kind, error, trace)
+        else:
+            _print_line(message)
+
+    return excepthook
+
+
+# Dataclass defaults
+
+
+def _allow_unhashable_defaults() -> None:
+    original = dataclasses.dataclass
+
+    @functools.wraps(original)
+    def dataclass(cls: Any = None, /, *args: Any, **options: Any) -> Any:
+        if cls is None:
+            return lambda decorated: dataclass(decorated, *args, **options)
+        lent = list(_unhashable_defaults(cls))
+        for default in lent:
+            default.__hash__ = object.__hash__  # type: ignore[assignment]
+        try:
+            return original(cls, *args, **options)
+        finally:
+            for default in lent:
+                default.__hash__ = None  # type: ignore[assignment]
+
+    dataclasses.dataclass = dataclass
+    applied.append("dataclass defaults that can't be hashed are accepted")
+
+
+def _unhashable_defaults(cls: type) -> Iterator[type]:
+    """Classes of the defaults in `cls` that the decorator would refuse, if they are fairseq's, hydra's or a plugin's."""
+    ours = _is_ours(cls)
+    for value in list(vars(cls).values()):
+        default = value.default if isinstance(value, dataclasses.Field) else value
+        kind = type(default)
+        if dataclasses.is_dataclass(kind) and vars(kind).get("__hash__", 0) is None and (ours or _is_ours(kind)):
+            yield kind
+
+
+def _is_ours(cls: type) -> bool:
+    return any(
+        base.__module__.partition(".")[0] in PACKAGES for base in cls.__mro__
+    )  # a user's config counts through its base, FairseqDataclass
+
+
+# Patches that wait until their module has been imported
+
+
+class _PatchAfterImport(importlib.abc.MetaPathFinder):
+    """Finds the modules of PATCHES as the other finders do, and patches each right after it has run."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        patch = PATCHES.get(name)
+        if patch is None:
+            return None
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            find_spec = getattr(finder, "find_spec", None)  # old finders have find_module alone
+            spec = find_spec(name, path, target) if find_spec else None
+            if spec is not None:
+                break
+        else:
+            return None
+        loader: Any = spec.loader
+        if loader is not None:
+            run = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                patch(module)
+
+            loader.exec_module = exec_module  # on this loader only: a new one is made for every module
+        return spec
+
+
+def _patch_user_dir(module: Any) -> None:
+    """fairseq.utils: a wrong --user-dir is one clear line."""
+    original = module.import_user_module
+
+    @functools.wraps(original)
+    def import_user_module(args: Any) -> None:
+        user_dir: Optional[str] = getattr(args, "user_dir", None)
+        if user_dir is not None:
+            try:
+                original(args)
+            except FileNotFoundError as error:
+                if str(error) != os.path.abspath(user_dir):
+                    raise
+                raise UserError(_user_dir_message(user_dir, "there is no such folder")) from error
+            except ModuleNotFoundError as error:
+                if os.path.isdir(user_dir) or error.name is None or error.name not in os.path.basename(user_dir):
+                    raise
+                raise UserError(_user_dir_message(user_dir, "it is not a folder")) from error
+            except ImportError as error:
+                if "not globally unique" not in str(error):
+                    raise
+                name = os.path.basename(os.path.abspath(user_dir))
+                raise UserError(
+                    _user_dir_message(user_dir, f"another module named {name} is already in use")
+                ) from error
+            _check_it_registers(user_dir)
+
+    module.import_user_module = import_user_module
+    applied.append("a wrong --user-dir is one clear line")
+
+
+def _check_it_registers(user_dir: str) -> None:
+    name = os.path.basename(os.path.abspath(user_dir))
+    imported = sys.modules.get(name)
+    if imported is not None and getattr(imported, "__file__", None) is None:
+        folders = list(getattr(imported, "__path__", []))
+        if not any(os.path.isdir(os.path.join(folder, part)) for folder in folders for part in ("tasks", "models")):
+            raise UserError(_user_dir_message(user_dir, "it has no __init__.py, so it registers nothing"))
+    if name == "fairseq_tickets":  # was it imported before fairseq, and so without its plugin?
+        importlib.import_module("fairseq_tickets.plugin")
+
+
+def _user_dir_message(user_dir: str, fault: str) -> str:
+    return f'--user-dir {user_dir}: {fault}; use --user-dir "$(fairseq-tickets user-dir)"'
+
+
+def _patch_hydra_report(module: Any) -> None:
+    """hydra._internal.utils: hydra prints exceptions itself; a UserError is one line there too."""
+    original = module.run_and_report
+
+    @functools.wraps(original)
+    def run_and_report(func: Callable[[], Any]) -> Any:
+        def guarded() -> Any:
+            try:
+                return func()
+            except Exception as error:
+                message = user_error_line(error)
+                if message is None:
+                    raise
+                _print_line(message)
+                sys.exit(EXIT_CODE)
+
+        return original(guarded)
+
+    module.run_and_report = run_and_report
+
+
+def _patch_plugin_scan(module: Any) -> None:
+    """hydra.core.plugins: `importer.find_module(name).load_module(name)` is gone from Python 3.12 on."""
+    if sys.version_info < (3, 12) or "pkgutil" not in vars(module):
+        return
+
+    class Importer:
+        def __init__(self, finder: Any) -> None:
+            self.finder = finder
+
+        def find_module(self, _: str) -> SimpleNamespace:
+            return SimpleNamespace(load_module=importlib.import_module)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.finder, name)
+
+    def walk_packages(*args: Any, **options: Any) -> Iterator[tuple[Any, str, bool]]:
+        for found in pkgutil.walk_packages(*args, **options):
+            yield Importer(found.module_finder), found.name, found.ispkg
+
+    module.pkgutil = SimpleNamespace(walk_packages=walk_packages)
+    applied.append("hydra finds its plugins without find_module")
+
+
+PATCHES: dict[str, Callable[[Any], None]] = {
+    "fairseq.utils": _patch_user_dir,
+    "hydra._internal.utils": _patch_hydra_report,
+    "hydra.core.plugins": _patch_plugin_scan,
+}
