@@ -1,0 +1,5 @@
+"""Everything this package registers with fairseq; importing it registers all, once."""
+
+from fairseq_tickets.plugin import criterion, model, task
+
+__all__ = ["criterion", "model", "task"]

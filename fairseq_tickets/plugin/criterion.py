@@ -1,0 +1,167 @@
+"""`ticket_sentence_prediction`: the task loss, with GLUE's metrics taken over the whole split.
+
+Correlations, F1 and MCC are no averages over batches. In evaluation every batch hands on its predictions, with the ids of
+their examples, and the metrics are worked out from all of them; each example counts once, whichever worker saw it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import meters, metrics
+from torch import Tensor, nn
+
+from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION, task_score
+
+
+@dataclass
+class TicketSentencePredictionCriterionConfig(FairseqDataclass):
+    """Head and kind of target."""
+
+    classification_head_name: str = field(
+        default="sentence_classification_head", metadata={"help": "name of the task head"}
+    )
+    regression_target: bool = field(
+        default=False, metadata={"help": "real-valued target; read from the data's task.json where there is one"}
+    )
+
+
+class PredictionsMeter(meters.Meter):  # type: ignore[misc]
+    """All predictions of a split: example id -> (prediction, target, is it in the selection part)."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.rows: dict[int, tuple[float, float, bool]] = {}
+
+    def update(self, rows: Sequence[Sequence[float]]) -> None:
+        """Add rows of (id, prediction, target, selected)."""
+        for index, prediction, target, selected in rows:
+            self.rows[int(index)] = (prediction, target, bool(selected))
+
+    def value(self, metric: str, part: str) -> float:
+        """A metric over "all", "select" or "report"; nan where the part is empty."""
+        kept = [r for r in self.rows.values() if part == "all" or r[2] == (part == "select")]
+        if not kept:
+            return math.nan
+        return METRICS[metric]([r[0] for r in kept], [r[1] for r in kept])
+
+    @property
+    def smoothed_value(self) -> float:
+        """Number of examples."""
+        return float(len(self.rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists, so that the state can live in a checkpoint."""
+        return {"rows": [[index, *row] for index, row in self.rows.items()]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.reset()
+        self.update(state_dict["rows"])
+
+
+meters.PredictionsMeter = PredictionsMeter  # fairseq looks meters up in its module when it resumes
+
+
+@register_criterion("ticket_sentence_prediction", dataclass=TicketSentencePredictionCriterionConfig)
+class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
+    """Cross-entropy in nats for classes, squared error for real targets, summed over examples."""
+
+    def __init__(self, cfg: TicketSentencePredictionCriterionConfig, task: Any) -> None:
+        super().__init__(task)
+        self.classification_head_name = cfg.classification_head_name
+        self.regression_target = task.regression
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """The loss of a batch.
+
+        Returns:
+            the loss, summed over examples if `reduce` else (batch,); the number of examples; what to log.
+        """
+        logits = self.logits(model, sample)
+        losses = example_losses(logits, sample["target"], self.regression_target)
+        predictions = logits.detach().view(-1) if self.regression_target else logits.detach().argmax(-1)
+        targets = sample["target"].view(-1)
+        log: dict[str, Any] = {
+            "loss": losses.detach().sum(),
+            "ntokens": sample["ntokens"],
+            "nsentences": len(targets),
+            "sample_size": len(targets),
+        }
+        if not self.regression_target:
+            log["ncorrect"] = (predictions == targets).sum()
+        if not self.training:
+            ids = sample["id"].view(-1)
+            columns = [ids, predictions, targets, self.task.selected(ids)]
+            log["predictions"] = torch.stack([c.detach().double().cpu() for c in columns], 1).tolist()
+            log["metrics"] = list(self.task.metric_names)
+            log["selection"] = self.task.selects
+        return (losses.sum() if reduce else losses), len(targets), log
+
+    def logits(self, model: nn.Module, sample: dict[str, Any]) -> Tensor:
+        """(batch, classes), float32 or wider."""
+        logits, _ = model(
+            **sample["net_input"], features_only=True, classification_head_name=self.classification_head_name
+        )
+        wide: Tensor = logits if logits.dtype == torch.float64 else logits.float()
+        return wide
+
+    def logging_outputs_can_be_summed(self) -> bool:
+        """In training they can; in evaluation they hold predictions."""
+        return bool(self.training)
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
+        """Log the mean loss and, from evaluation's predictions, the metrics of the split."""
+        sample_size = sum(log.get("sample_size", 0) for log in logging_outputs)
+        if not sample_size:
+            return
+        loss = sum(log.get("loss", 0) for log in logging_outputs)
+        metrics.log_scalar("loss", loss / sample_size, sample_size, round=4)
+        rows = [row for log in logging_outputs for row in log.get("predictions", [])]
+        if not rows:
+            if "ncorrect" in logging_outputs[0]:
+                correct = sum(log["ncorrect"] for log in logging_outputs)
+                metrics.log_scalar("accuracy", correct / sample_size, sample_size, round=4)
+            return
+        metrics.log_custom(PredictionsMeter, "_predictions", rows)
+        first = next(log for log in logging_outputs if "metrics" in log)
+        kind = REGRESSION if "ncorrect" not in first else CLASSIFICATION
+        names = list(dict.fromkeys([*first["metrics"], *kind]))
+        for part in ("all", "select", "report") if first["selection"] else ("all",):
+            suffix = "" if part == "all" else f"_{part}"
+            for name in names:
+                metrics.log_derived(name + suffix, _metric(name, part))
+            metrics.log_derived("score" + suffix, _score(tuple(first["metrics"]), part))
+
+
+def example_losses(logits: Tensor, targets: Tensor, regression: bool) -> Tensor:
+    """Loss of every example, (batch,): cross-entropy in nats, or squared error."""
+    if regression:
+        return F.mse_loss(logits.view(-1), targets.view(-1).to(logits.dtype), reduction="none")
+    return F.cross_entropy(logits, targets.view(-1), reduction="none")
+
+
+def _metric(name: str, part: str) -> Callable[[Any], float]:
+    return lambda logged: logged["_predictions"].value(name, part)
+
+
+def _score(names: tuple[str, ...], part: str) -> Callable[[Any], float]:
+    def score(logged: Any) -> float:
+        values = {name: logged["_predictions"].value(name, part) for name in names}
+        return math.nan if np.isnan(list(values.values())).any() else task_score(values, names)
+
+    return score

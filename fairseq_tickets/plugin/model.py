@@ -1,0 +1,309 @@
+"""`ticket_roberta`: RoBERTa that loads stock checkpoints, honours tickets, and has no second copy of its weights.
+
+fairseq's RobertaModel is kept whole (embeddings, heads, loading); only its encoder layers are ours, because those of
+0.12.2 can't be gated, pruned or split by columns (see encoder_layer.py). Parameter names stay fairseq's.
+
+A super ticket is part of the checkpoint: the buffers `ticket_heads` (layers, heads) and `ticket_ffn` (layers,) are saved
+beside the weights, so that a checkpoint evaluated anywhere is evaluated under its ticket.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import register_model
+from fairseq.models.roberta import RobertaEncoder, RobertaModel
+from fairseq.models.roberta.model import base_architecture
+from fairseq.models.transformer import TransformerEncoder
+from omegaconf import II
+from torch import Tensor, nn
+
+from fairseq_tickets.encoder_layer import TicketEncoderLayer, encoder_layers, head_rows
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.parameters import ModelShape, is_dead_copy
+from fairseq_tickets.tickets import SuperTicket
+
+GATED, COMPACT = "gated", "compact"
+TicketForm = ChoiceEnum([COMPACT, GATED])
+
+
+@dataclass
+class TicketRobertaConfig(FairseqDataclass):
+    """Shape and dropout. The shape is read from the checkpoint of --finetune-from-model where it isn't given."""
+
+    encoder_layers: Optional[int] = field(default=None, metadata={"help": "number of layers"})
+    encoder_embed_dim: Optional[int] = field(default=None, metadata={"help": "width of the residual stream"})
+    encoder_ffn_embed_dim: Optional[int] = field(default=None, metadata={"help": "inner width of the FFNs"})
+    encoder_attention_heads: Optional[int] = field(default=None, metadata={"help": "attention heads in a layer"})
+    max_positions: Optional[int] = field(default=None, metadata={"help": "rows of the position table, less 2"})
+    layernorm_eps: Optional[float] = field(
+        default=None, metadata={"help": "epsilon of all layer norms: 1e-5 for RoBERTa, 1e-12 for BERT and MiniLM"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "dropout of embeddings, attention and FFN outputs"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
+    activation_dropout: float = field(default=0.0, metadata={"help": "dropout after the FFN's activation"})
+    pooler_dropout: float = field(default=0.1, metadata={"help": "dropout of the task head"})
+    activation_fn: str = field(default="gelu", metadata={"help": "activation of the FFNs"})
+    pooler_activation_fn: str = field(default="tanh", metadata={"help": "activation of the task head"})
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+
+
+@dataclass
+class TicketRobertaBaseConfig(TicketRobertaConfig):
+    """RoBERTa-base."""
+
+    encoder_layers: Optional[int] = 12
+    encoder_embed_dim: Optional[int] = 768
+    encoder_ffn_embed_dim: Optional[int] = 3072
+    encoder_attention_heads: Optional[int] = 12
+    max_positions: Optional[int] = 512
+
+
+@dataclass
+class TicketRobertaLargeConfig(TicketRobertaConfig):
+    """RoBERTa-large."""
+
+    encoder_layers: Optional[int] = 24
+    encoder_embed_dim: Optional[int] = 1024
+    encoder_ffn_embed_dim: Optional[int] = 4096
+    encoder_attention_heads: Optional[int] = 16
+    max_positions: Optional[int] = 512
+
+
+SHAPE_FIELDS = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads")
+
+
+@register_model("ticket_roberta", dataclass=TicketRobertaConfig)
+class TicketRobertaModel(RobertaModel):
+    """RoBERTa over `TicketEncoder`; the language-model head, never used in sentence tasks, is frozen."""
+
+    def __init__(self, args: Namespace, encoder: RobertaEncoder) -> None:
+        super().__init__(args, encoder)
+        encoder.lm_head.requires_grad_(False)
+        encoder.sentence_encoder.embed_tokens.weight.requires_grad_(True)  # tied to the frozen head
+
+    @classmethod
+    def build_model(cls, cfg: TicketRobertaConfig, task: Any) -> TicketRobertaModel:
+        """Build from the config; `task` gives the dictionary.
+
+        Raises:
+            UserError: a part of the shape is neither given nor known from a checkpoint.
+        """
+        for name in SHAPE_FIELDS:
+            if getattr(cfg, name) is None:
+                raise UserError(
+                    f"--{name.replace('_', '-')} is not set and there is no --finetune-from-model to read it from; "
+                    "give both, or choose --arch ticket_roberta_base or ticket_roberta_large"
+                )
+        args = Namespace(**{name: getattr(cfg, name) for name in TicketRobertaConfig.__dataclass_fields__})
+        args.max_positions = cfg.max_positions or 512
+        args.layernorm_eps = 1e-5 if cfg.layernorm_eps is None else cfg.layernorm_eps
+        base_architecture(args)
+        return cls(args, TicketRobertaEncoder(args, task.source_dictionary))
+
+    @property
+    def ticket_encoder(self) -> TicketEncoder:
+        """The encoder that carries the ticket."""
+        encoder: TicketEncoder = self.encoder.sentence_encoder
+        return encoder
+
+
+@register_model("ticket_roberta_base", dataclass=TicketRobertaBaseConfig)
+class TicketRobertaBaseModel(TicketRobertaModel):
+    """`ticket_roberta` in the shape of RoBERTa-base."""
+
+
+@register_model("ticket_roberta_large", dataclass=TicketRobertaLargeConfig)
+class TicketRobertaLargeModel(TicketRobertaModel):
+    """`ticket_roberta` in the shape of RoBERTa-large."""
+
+
+class TicketRobertaEncoder(RobertaEncoder):
+    """RoBERTa's encoder with ticket layers."""
+
+    def build_encoder(self, args: Namespace, dictionary: Any, embed_tokens: nn.Embedding) -> TicketEncoder:
+        """Called by fairseq; weights are initialised by RobertaModel."""
+        return TicketEncoder(args, dictionary, embed_tokens)
+
+
+class TicketEncoder(TransformerEncoder):
+    """fairseq's Transformer encoder over `TicketEncoderLayer`, under at most one super ticket at a time."""
+
+    def __init__(self, args: Namespace, dictionary: Any, embed_tokens: nn.Embedding) -> None:
+        self._eps = args.layernorm_eps
+        super().__init__(args, dictionary, embed_tokens)
+        self.layernorm_embedding.eps = self._eps
+        self.shape = ModelShape(
+            args.encoder_layers, args.encoder_attention_heads, args.encoder_embed_dim, args.encoder_ffn_embed_dim
+        )
+        self.ticket_heads: Tensor | None
+        self.ticket_ffn: Tensor | None
+        self.register_buffer("ticket_heads", None)
+        self.register_buffer("ticket_ffn", None)
+        self.ticket_form: str | None = None
+
+    def build_encoder_layer(self, cfg: Any) -> TicketEncoderLayer:
+        """Called by fairseq for every layer."""
+        return TicketEncoderLayer(
+            cfg.encoder.embed_dim,
+            cfg.encoder.ffn_embed_dim,
+            cfg.encoder.attention_heads,
+            cfg.dropout,
+            cfg.attention_dropout,
+            cfg.activation_dropout,
+            cfg.activation_fn,
+            self._eps,
+        )
+
+    def apply_super_ticket(self, ticket: SuperTicket, form: str, source: str = "the ticket") -> None:
+        """Put the encoder under a super ticket, for good.
+
+        Args:
+            ticket: kept heads and FFNs.
+            form: COMPACT removes the pruned structures, GATED multiplies their outputs by 0; one function.
+            source: names the ticket in errors.
+
+        Raises:
+            UserError: the ticket is for another shape.
+        """
+        ticket.validate_for(self.shape, source)
+        device = self.embed_tokens.weight.device
+        self.ticket_heads = torch.tensor(ticket.heads, dtype=torch.uint8, device=device)
+        self.ticket_ffn = torch.tensor(ticket.ffn, dtype=torch.uint8, device=device)
+        self.ticket_form = form
+        if form == COMPACT:
+            for index, layer in enumerate(encoder_layers(self)):
+                layer.prune_(ticket.kept_heads(index), bool(ticket.ffn[index]))
+        else:
+            self.set_gates(ticket)
+
+    def set_gates(self, ticket: SuperTicket | None) -> None:
+        """Gate every layer by a ticket of 0 and 1 without saving it, or open all gates with None.
+
+        Where structures have been removed, the gates are those of the structures still there.
+        """
+        weight = self.embed_tokens.weight
+        for index, layer in enumerate(encoder_layers(self)):
+            heads = None if ticket is None else [ticket.heads[index][head] for head in layer.kept_heads]
+            pruned = heads is not None and not all(heads)
+            layer.head_gate = weight.new_tensor(heads)[None, None] if pruned else None
+            closed = ticket is not None and layer.has_ffn and not ticket.ffn[index]
+            layer.ffn_gate = weight.new_zeros(1, 1) if closed else None
+
+    @property
+    def super_ticket(self) -> SuperTicket | None:
+        """The ticket the encoder is under, None for the full model."""
+        if self.ticket_heads is None or self.ticket_ffn is None:
+            return None
+        return SuperTicket(self.shape, self.ticket_heads.tolist(), self.ticket_ffn.tolist())
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        """Make a loaded state dict fit, in place: old names, dead copies, the ticket in it, dense weights to slice.
+
+        Raises:
+            UserError: another shape or vocabulary, or trained under another ticket.
+        """
+        prefix = f"{name}." if name else ""
+        for key in [key for key in state_dict if is_dead_copy(key)]:
+            del state_dict[key]
+        _split_joint_projections(state_dict, prefix)
+        state_dict.setdefault(f"{prefix}version", self.version)
+        self._adopt_ticket(state_dict, prefix)
+        self._slice_dense(state_dict, prefix)
+        _check_shapes(self, state_dict, prefix)
+        return state_dict
+
+    def _adopt_ticket(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        heads, ffn = state_dict.get(f"{prefix}ticket_heads"), state_dict.get(f"{prefix}ticket_ffn")
+        if heads is None or ffn is None:
+            if self.ticket_heads is not None:
+                state_dict[f"{prefix}ticket_heads"] = self.ticket_heads
+                state_dict[f"{prefix}ticket_ffn"] = self.ticket_ffn
+            return
+        if heads.shape != (self.shape.layers, self.shape.heads) or ffn.shape != (self.shape.layers,):
+            raise UserError(
+                f"the checkpoint's ticket is for {tuple(heads.shape)} (layers, heads); "
+                f"this model has {(self.shape.layers, self.shape.heads)}"
+            )
+        saved = SuperTicket(self.shape, heads.tolist(), ffn.tolist())
+        if self.super_ticket is None:
+            self.apply_super_ticket(saved, COMPACT if self._is_compact(state_dict, prefix, saved) else GATED)
+        elif (self.super_ticket.heads, self.super_ticket.ffn) != (saved.heads, saved.ffn):
+            raise UserError(
+                "the checkpoint was trained under another super ticket than --ticket gives; "
+                "leave --ticket out to go on with the checkpoint's own, or start from the pre-trained model"
+            )
+
+    def _is_compact(self, state_dict: Mapping[str, Tensor], prefix: str, ticket: SuperTicket) -> bool:
+        for layer in range(self.shape.layers):
+            if not ticket.ffn[layer] and f"{prefix}layers.{layer}.fc1.weight" not in state_dict:
+                return True
+            q = state_dict.get(f"{prefix}layers.{layer}.self_attn.q_proj.weight")
+            if q is not None and q.shape[0] < self.shape.embed_dim:
+                return True
+        return False
+
+    def _slice_dense(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Cut the rows, columns and FFNs a compact model doesn't have out of dense weights."""
+        head_dim = self.shape.embed_dim // self.shape.heads
+        for index, layer in enumerate(encoder_layers(self)):
+            at = f"{prefix}layers.{index}."
+            if not layer.has_ffn:
+                for key in [key for key in state_dict if key.startswith((f"{at}fc1.", f"{at}fc2."))]:
+                    del state_dict[key]
+            if len(layer.kept_heads) == self.shape.heads:
+                continue
+            rows = head_rows(layer.kept_heads, head_dim)
+            for projection in ("q_proj", "k_proj", "v_proj"):
+                for kind in ("weight", "bias"):
+                    key = f"{at}self_attn.{projection}.{kind}"
+                    if key in state_dict and state_dict[key].shape[0] == self.shape.embed_dim:
+                        state_dict[key] = state_dict[key][rows]
+            key = f"{at}self_attn.out_proj.weight"
+            if key in state_dict and state_dict[key].shape[1] == self.shape.embed_dim:
+                state_dict[key] = state_dict[key][:, rows]
+
+
+def _split_joint_projections(state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Checkpoints before 2019-11 hold q, k and v as one matrix `self_attn.in_proj_weight`, in that order."""
+    for key in [key for key in state_dict if key.startswith(prefix) and ".self_attn.in_proj_" in key]:
+        parent, kind = key.split("in_proj_")
+        for projection, part in zip(("q_proj", "k_proj", "v_proj"), state_dict.pop(key).chunk(3)):
+            state_dict[f"{parent}{projection}.{kind}"] = part
+
+
+def _check_shapes(encoder: TicketEncoder, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+    own = encoder.state_dict()
+    table, positions = f"{prefix}embed_tokens.weight", f"{prefix}embed_positions.weight"
+    if table in state_dict and state_dict[table].shape[0] != own["embed_tokens.weight"].shape[0]:
+        raise UserError(
+            f"the dictionary does not match the checkpoint: the data's dict.txt (with special symbols) has "
+            f"{own['embed_tokens.weight'].shape[0]} entries, the checkpoint's embedding has "
+            f"{state_dict[table].shape[0]} rows; prepare the data with the checkpoint's own dict.txt"
+        )
+    if positions in state_dict and state_dict[positions].shape[0] != own["embed_positions.weight"].shape[0]:
+        raise UserError(
+            f"--max-positions {own['embed_positions.weight'].shape[0] - 2} does not match the checkpoint: "
+            f"its position table has {state_dict[positions].shape[0]} rows, so it must be "
+            f"{state_dict[positions].shape[0] - 2}"
+        )
+    saved_layers = {key[len(prefix) :].split(".")[1] for key in state_dict if key.startswith(f"{prefix}layers.")}
+    if len(saved_layers) != encoder.shape.layers:
+        raise UserError(
+            f"the checkpoint is of another architecture: it has {len(saved_layers)} encoder layers under "
+            f"{prefix}layers, the model has {encoder.shape.layers}"
+        )
+    for key, tensor in own.items():
+        saved = state_dict.get(prefix + key)
+        if saved is None and not key.endswith(".columns"):
+            raise UserError(f"the checkpoint is of another architecture: it lacks {prefix}{key}")
+        if saved is not None and saved.shape != tensor.shape:
+            raise UserError(
+                f"the checkpoint is of another architecture: {prefix}{key} is {tuple(saved.shape)} there, "
+                f"{tuple(tensor.shape)} in the model"
+            )

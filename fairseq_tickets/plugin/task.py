@@ -1,0 +1,201 @@
+"""`ticket_sentence_prediction`: fairseq's sentence_prediction with a ticket, GLUE's metrics and the selection split.
+
+What `prepare` wrote in task.json (classes, metric, kind of target) need not be said again. A random part of the
+validation split, fixed by its own seed, is for choosing a ticket (Liang et al. 2021, section 5.2: 10 % of dev); metrics are
+logged for the whole split (`accuracy`), for that part (`accuracy_select`) and for the rest (`accuracy_report`).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from fairseq.dataclass import ChoiceEnum
+from fairseq.tasks import register_task
+from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
+from omegaconf import open_dict
+from torch import Tensor, nn
+
+from fairseq_tickets.encoder_layer import encoder_layers
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import read_json
+from fairseq_tickets.metrics import METRICS
+from fairseq_tickets.plugin.loading import checkpoint_shape
+from fairseq_tickets.plugin.model import SHAPE_FIELDS, TicketForm, TicketRobertaModel
+from fairseq_tickets.tickets import DominantTicket, SuperTicket, load_ticket
+
+logger = logging.getLogger(__name__)
+
+TASK_FORMAT = "fairseq-tickets/task"
+
+
+@dataclass
+class TicketSentencePredictionConfig(SentencePredictionConfig):
+    """fairseq's options with defaults for RoBERTa, and ours."""
+
+    init_token: Optional[int] = field(default=0, metadata={"help": "token put before each example; 0 is <s>"})
+    separator_token: Optional[int] = field(
+        default=None, metadata={"help": "token put before the second sentence: 2 (</s>) for RoBERTa, none for BERT"}
+    )
+    shorten_method: ChoiceEnum(["none", "truncate", "random_crop"]) = field(  # type: ignore[valid-type]
+        default="truncate", metadata={"help": "what to do with examples longer than --max-positions"}
+    )
+    ticket: Optional[str] = field(default=None, metadata={"help": "ticket file to train under"})
+    ticket_form: TicketForm = field(  # type: ignore[valid-type]
+        default="compact",
+        metadata={"help": "super ticket: 'compact' removes pruned heads and FFNs, 'gated' multiplies them by 0"},
+    )
+    select_fraction: float = field(
+        default=0.1, metadata={"help": "part of the validation split for selection (metrics *_select); 0 = none"}
+    )
+    select_seed: int = field(default=1, metadata={"help": "seed of the selection part; not the training seed"})
+    metric: Optional[str] = field(
+        default=None, metadata={"help": f"comma-separated metrics of the task, from {', '.join(METRICS)}"}
+    )
+
+
+@register_task("ticket_sentence_prediction", dataclass=TicketSentencePredictionConfig)
+class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc]
+    """One sentence or sentence-pair task, under at most one ticket.
+
+    Attributes:
+        regression: True for real-valued targets.
+        metric_names: metrics whose mean is the task's score.
+        selects: True when a part of the validation split is set aside for selection.
+    """
+
+    def __init__(self, cfg: Any, data_dictionary: Any, label_dictionary: Any) -> None:
+        super().__init__(cfg, data_dictionary, label_dictionary)
+        self.regression = bool(cfg.regression_target)
+        default = "pearson,spearman" if self.regression else "accuracy"
+        self.metric_names = tuple((cfg.metric or default).split(","))
+        self.selects = cfg.select_fraction > 0
+        self._selected: Tensor | None = None
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> TicketSentencePredictionTask:
+        """Read dictionaries and task.json.
+
+        Raises:
+            UserError: the folder isn't binarised, or an option contradicts the data.
+        """
+        data = Path(cfg.data)
+        if not (data / "input0" / "dict.txt").is_file():
+            raise UserError(
+                f"{data} is not a binarised data folder: {data / 'input0' / 'dict.txt'} is missing; "
+                "make it with `fairseq-tickets prepare`"
+            )
+        if not 0 <= cfg.select_fraction < 1:
+            raise UserError(f"--select-fraction {cfg.select_fraction} must be at least 0 and less than 1")
+        complete_from_task_json(cfg, data)
+        unknown = [name for name in (cfg.metric or "").split(",") if name and name not in METRICS]
+        if unknown:
+            raise UserError(f"--metric {unknown[0]} is unknown; choose from {', '.join(METRICS)}")
+        labels = data / "label" / "dict.txt"
+        if not cfg.regression_target:
+            if not labels.is_file():
+                raise UserError(f"{labels} is missing: a classification task needs its label dictionary")
+            count = sum(1 for line in labels.read_text(encoding="utf-8").splitlines() if line.strip())
+            if cfg.num_classes < count:
+                raise UserError(f"--num-classes {cfg.num_classes} is too small: {labels} names {count} labels")
+        task: TicketSentencePredictionTask = super().setup_task(cfg, **kwargs)
+        return task
+
+    def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
+        """Load a split.
+
+        Raises:
+            UserError: the split isn't there.
+        """
+        if not (Path(self.cfg.data) / "input0" / f"{split}.idx").is_file():
+            raise UserError(f"no split {split!r} in {self.cfg.data}: input0/{split}.idx is missing")
+        dataset = super().load_dataset(split, combine, **kwargs)
+        if split == "valid" and self.selects:
+            self._selected = selection(len(dataset), self.cfg.select_fraction, self.cfg.select_seed)
+        return dataset
+
+    def selected(self, ids: Tensor) -> Tensor:
+        """Which examples of the validation split belong to the selection part: (batch,) of 0 and 1."""
+        if self._selected is None or not len(ids) or int(ids.max()) >= len(self._selected):
+            return torch.zeros_like(ids)
+        return self._selected.to(ids.device)[ids].to(ids.dtype)
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the model, give it its head, and put it under the ticket.
+
+        A model built from one of our checkpoints takes its ticket from there, not from the file.
+
+        Raises:
+            UserError: the ticket can't be read or is for another model.
+        """
+        complete_shape(cfg)
+        model: nn.Module = super().build_model(cfg, from_checkpoint)
+        if self.cfg.ticket and not from_checkpoint:
+            self.apply_ticket(model, self.cfg.ticket)
+        return model
+
+    def apply_ticket(self, model: nn.Module, path: str) -> None:
+        """Put a fresh model under the ticket of a file."""
+        ticket = load_ticket(path)
+        if not isinstance(model, TicketRobertaModel):
+            raise UserError(f"--ticket {path} needs --arch ticket_roberta, ticket_roberta_base or ticket_roberta_large")
+        if isinstance(ticket, SuperTicket):
+            model.ticket_encoder.apply_super_ticket(ticket, str(self.cfg.ticket_form), f"ticket {path}")
+        else:
+            self._apply_dominant(model, ticket, path)
+        logger.info(f"{path}: {ticket.describe()}")
+
+    def _apply_dominant(self, model: TicketRobertaModel, ticket: DominantTicket, path: str) -> None:
+        from fairseq_tickets.dominant_ticket.columns import apply_ticket
+
+        ticket.validate_for(model.ticket_encoder.shape, f"ticket {path}")
+        model.encoder.requires_grad_(False)
+        apply_ticket(encoder_layers(model), ticket)
+
+
+def complete_from_task_json(cfg: Any, data: Path) -> None:
+    """Fill in what `prepare` knows about the data; a contradiction is a UserError."""
+    path = data / "task.json"
+    if path.is_file():
+        known = read_json(path, "task")
+        if not isinstance(known, dict) or known.get("format") != TASK_FORMAT:
+            raise UserError(f"{path} is not a {TASK_FORMAT} file; make the folder again with `fairseq-tickets prepare`")
+        regression = known["kind"] == "regression"
+        if cfg.regression_target and not regression:
+            raise UserError(f"--regression-target is set, but {path} says the task is a classification")
+        classes = 1 if regression else int(known["num_classes"])
+        with open_dict(cfg):
+            cfg.regression_target = regression
+            cfg.num_classes = classes if cfg.num_classes < 1 else cfg.num_classes
+            cfg.metric = cfg.metric or ",".join(known["metrics"])
+    elif cfg.num_classes < 1:
+        raise UserError(
+            f"--num-classes is not set and {path} does not exist to read it from; "
+            "give the number of classes, or make the folder with `fairseq-tickets prepare`"
+        )
+
+
+def complete_shape(cfg: Any) -> None:
+    """Fill in what of the model's shape isn't given, from the checkpoint to start from."""
+    if "finetune_from_model" not in cfg or not cfg.finetune_from_model:
+        return
+    if all(cfg.get(name) is not None for name in (*SHAPE_FIELDS, "max_positions", "layernorm_eps")):
+        return
+    found = checkpoint_shape(cfg.finetune_from_model)
+    with open_dict(cfg):
+        for name, value in found.items():
+            if cfg.get(name) is None:
+                cfg[name] = value
+
+
+def selection(examples: int, fraction: float, seed: int) -> Tensor:
+    """A random part of a split: (examples,) bool with round(fraction * examples) True, at least 1, fixed by `seed`."""
+    count = max(1, round(fraction * examples))
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(examples)[:count]
+    mask = torch.zeros(examples, dtype=torch.bool)
+    mask[torch.from_numpy(chosen)] = True
+    return mask
