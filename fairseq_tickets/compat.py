@@ -157,7 +157,8 @@ class _PatchAfterImport(importlib.abc.MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
-                patch(module)
+                if module.__name__ == name:  # pytest's import hook is one loader for all modules
+                    patch(module)
 
             loader.exec_module = exec_module  # on this loader only: a new one is made for every module
         return spec

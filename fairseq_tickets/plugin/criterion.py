@@ -4,8 +4,6 @@ Correlations, F1 and MCC are no averages over batches. In evaluation every batch
 their examples, and the metrics are worked out from all of them; each example counts once, whichever worker saw it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ A super ticket is part of the checkpoint: the buffers `ticket_heads` (layers, he
 beside the weights, so that a checkpoint evaluated anywhere is evaluated under its ticket.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,7 +86,7 @@ class TicketRobertaModel(RobertaModel):
         encoder.sentence_encoder.embed_tokens.weight.requires_grad_(True)  # tied to the frozen head
 
     @classmethod
-    def build_model(cls, cfg: TicketRobertaConfig, task: Any) -> TicketRobertaModel:
+    def build_model(cls, cfg: TicketRobertaConfig, task: Any) -> "TicketRobertaModel":
         """Build from the config; `task` gives the dictionary.
 
         Raises:
@@ -107,7 +105,7 @@ class TicketRobertaModel(RobertaModel):
         return cls(args, TicketRobertaEncoder(args, task.source_dictionary))
 
     @property
-    def ticket_encoder(self) -> TicketEncoder:
+    def ticket_encoder(self) -> "TicketEncoder":
         """The encoder that carries the ticket."""
         encoder: TicketEncoder = self.encoder.sentence_encoder
         return encoder
@@ -126,7 +124,7 @@ class TicketRobertaLargeModel(TicketRobertaModel):
 class TicketRobertaEncoder(RobertaEncoder):
     """RoBERTa's encoder with ticket layers."""
 
-    def build_encoder(self, args: Namespace, dictionary: Any, embed_tokens: nn.Embedding) -> TicketEncoder:
+    def build_encoder(self, args: Namespace, dictionary: Any, embed_tokens: nn.Embedding) -> "TicketEncoder":
         """Called by fairseq; weights are initialised by RobertaModel."""
         return TicketEncoder(args, dictionary, embed_tokens)
 
@@ -141,11 +139,11 @@ class TicketEncoder(TransformerEncoder):
         self.shape = ModelShape(
             args.encoder_layers, args.encoder_attention_heads, args.encoder_embed_dim, args.encoder_ffn_embed_dim
         )
-        self.ticket_heads: Tensor | None
-        self.ticket_ffn: Tensor | None
+        self.ticket_heads: Optional[Tensor]
+        self.ticket_ffn: Optional[Tensor]
         self.register_buffer("ticket_heads", None)
         self.register_buffer("ticket_ffn", None)
-        self.ticket_form: str | None = None
+        self.ticket_form: Optional[str] = None
 
     def build_encoder_layer(self, cfg: Any) -> TicketEncoderLayer:
         """Called by fairseq for every layer."""
@@ -182,7 +180,7 @@ class TicketEncoder(TransformerEncoder):
         else:
             self.set_gates(ticket)
 
-    def set_gates(self, ticket: SuperTicket | None) -> None:
+    def set_gates(self, ticket: Optional[SuperTicket]) -> None:
         """Gate every layer by a ticket of 0 and 1 without saving it, or open all gates with None.
 
         Where structures have been removed, the gates are those of the structures still there.
@@ -196,7 +194,7 @@ class TicketEncoder(TransformerEncoder):
             layer.ffn_gate = weight.new_zeros(1, 1) if closed else None
 
     @property
-    def super_ticket(self) -> SuperTicket | None:
+    def super_ticket(self) -> Optional[SuperTicket]:
         """The ticket the encoder is under, None for the full model."""
         if self.ticket_heads is None or self.ticket_ffn is None:
             return None

@@ -5,8 +5,6 @@ validation split, fixed by its own seed, is for choosing a ticket (Liang et al. 
 logged for the whole split (`accuracy`), for that part (`accuracy_select`) and for the rest (`accuracy_report`).
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
+from fairseq import models
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
@@ -25,7 +24,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
 from fairseq_tickets.metrics import METRICS
 from fairseq_tickets.plugin.loading import checkpoint_shape
-from fairseq_tickets.plugin.model import SHAPE_FIELDS, TicketForm, TicketRobertaModel
+from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
 from fairseq_tickets.tickets import DominantTicket, SuperTicket, load_ticket
 
 logger = logging.getLogger(__name__)
@@ -74,10 +73,10 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         default = "pearson,spearman" if self.regression else "accuracy"
         self.metric_names = tuple((cfg.metric or default).split(","))
         self.selects = cfg.select_fraction > 0
-        self._selected: Tensor | None = None
+        self._selected: Optional[Tensor] = None
 
     @classmethod
-    def setup_task(cls, cfg: Any, **kwargs: Any) -> TicketSentencePredictionTask:
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> "TicketSentencePredictionTask":
         """Read dictionaries and task.json.
 
         Raises:
@@ -132,8 +131,12 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         Raises:
             UserError: the ticket can't be read or is for another model.
         """
-        complete_shape(cfg)
-        model: nn.Module = super().build_model(cfg, from_checkpoint)
+        if not from_checkpoint:
+            complete_shape(cfg)
+        with open_dict(cfg):
+            cfg.max_positions = cfg.get("max_positions") or self.cfg.max_positions
+        model: nn.Module = models.build_model(cfg, self, from_checkpoint)
+        model.register_classification_head(self.cfg.classification_head_name, num_classes=self.cfg.num_classes)
         if self.cfg.ticket and not from_checkpoint:
             self.apply_ticket(model, self.cfg.ticket)
         return model
@@ -183,12 +186,11 @@ def complete_shape(cfg: Any) -> None:
     """Fill in what of the model's shape isn't given, from the checkpoint to start from."""
     if "finetune_from_model" not in cfg or not cfg.finetune_from_model:
         return
-    if all(cfg.get(name) is not None for name in (*SHAPE_FIELDS, "max_positions", "layernorm_eps")):
-        return
     found = checkpoint_shape(cfg.finetune_from_model)
     with open_dict(cfg):
         for name, value in found.items():
-            if cfg.get(name) is None:
+            # --max-positions is also the task's limit on examples; the position table is the checkpoint's matter
+            if cfg.get(name) is None or name == "max_positions":
                 cfg[name] = value
 
 
