@@ -68,9 +68,7 @@ def count_dimensions(delta_weight: Tensor, delta_bias: Tensor, sigma: float) -> 
         sigma: a parameter counts when |Δθ| is larger, not when equal.
     """
     weight, bias = delta_weight.abs(), delta_bias.abs()
-    counts = torch.cat(
-        [(weight > sigma).sum(0, dtype=torch.int32), (bias > sigma).sum(0, dtype=torch.int32)[None]]
-    )
+    counts = torch.cat([(weight > sigma).sum(0, dtype=torch.int32), (bias > sigma).sum(0, dtype=torch.int32)[None]])
     # Summed in float64, so that the order of dimensions with equal counts does not hang on rounding.
     ones = torch.ones(1, len(weight), dtype=torch.float64, device=weight.device)
     distance = torch.cat([(ones @ weight.double())[0], bias.sum(dtype=torch.float64)[None]])
@@ -181,9 +179,7 @@ def check_pair(pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Tensor]
     return shape
 
 
-def deltas(
-    pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Tensor], shape: ModelShape
-) -> Iterator[Pair]:
+def deltas(pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Tensor], shape: ModelShape) -> Iterator[Pair]:
     """Yield Δθ matrix by matrix, layer by layer, in float32."""
     for layer in range(shape.layers):
         for matrix in MATRICES:
@@ -201,7 +197,7 @@ def check_finite(tensors: Mapping[str, Tensor], which: str) -> None:
     """
     for name, tensor in tensors.items():
         if parse(name) is None and tensor.is_floating_point():
-            for rows in tensor.detach().split(1 << 12) if tensor.dim() else (tensor,):
+            for rows in torch.split(tensor.detach().flatten(), 1 << 22):
                 if not torch.isfinite(rows).all():
                     raise UserError(f"the {which} checkpoint is damaged: {name} holds NaN or infinity")
 

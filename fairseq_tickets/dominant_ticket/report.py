@@ -1,8 +1,8 @@
 """How |Δθ| is distributed, so that a user can choose σ (Gong et al. 2022, section 3.2).
 
 The paper reports that after L1 fine-tuning 99 % of the parameters have moved by less than 1e-5. Shares are counted
-exactly. Quantiles come from a histogram over the bit patterns of the float32 |Δθ|, sign, exponent and the first ten bits
-of the mantissa: streamed, and at most 0.1 % too high (`RESOLUTION`), never too low; below 1e-41 they are 0.
+exactly. Quantiles come from a histogram over the bit patterns of the float32 |Δθ|, exponent and the first ten bits of
+the mantissa: streamed, and at most 0.1 % too high (`RESOLUTION`), never too low.
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ def format_report(distributions: Mapping[str, Distribution], sigma: float) -> st
         rows.append([PAPER_NAMES.get(name, name), f"{d.parameters:,}", *shares, *numbers, f"{d.largest:.2e}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in rows
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows
     )
 
 
