@@ -17,7 +17,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import meters, metrics
 from torch import Tensor, nn
 
-from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION, task_score
+from fairseq_tickets.metrics import METRICS, task_score
 
 
 @dataclass
@@ -106,6 +106,7 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
             columns = [ids, predictions, targets, self.task.selected(ids)]
             log["predictions"] = torch.stack([c.detach().double().cpu() for c in columns], 1).tolist()
             log["metrics"] = list(self.task.metric_names)
+            log["logged"] = list(self.task.logged_metrics)
             log["selection"] = self.task.selects
         return (losses.sum() if reduce else losses), len(targets), log
 
@@ -137,11 +138,9 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
             return
         metrics.log_custom(PredictionsMeter, "_predictions", rows)
         first = next(log for log in logging_outputs if "metrics" in log)
-        kind = REGRESSION if "ncorrect" not in first else CLASSIFICATION
-        names = list(dict.fromkeys([*first["metrics"], *kind]))
         for part in ("all", "select", "report") if first["selection"] else ("all",):
             suffix = "" if part == "all" else f"_{part}"
-            for name in names:
+            for name in first["logged"]:
                 metrics.log_derived(name + suffix, _metric(name, part))
             metrics.log_derived("score" + suffix, _score(tuple(first["metrics"]), part))
 

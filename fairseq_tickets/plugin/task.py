@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fairseq_tickets.encoder_layer import encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
-from fairseq_tickets.metrics import METRICS
+from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION
 from fairseq_tickets.plugin.loading import checkpoint_shape
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
 from fairseq_tickets.tickets import DominantTicket, SuperTicket, load_ticket
@@ -64,6 +64,7 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
     Attributes:
         regression: True for real-valued targets.
         metric_names: metrics whose mean is the task's score.
+        logged_metrics: these and the others that make sense for the task.
         selects: True when a part of the validation split is set aside for selection.
     """
 
@@ -72,6 +73,8 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         self.regression = bool(cfg.regression_target)
         default = "pearson,spearman" if self.regression else "accuracy"
         self.metric_names = tuple((cfg.metric or default).split(","))
+        kind = REGRESSION if self.regression else CLASSIFICATION if cfg.num_classes == 2 else ("accuracy", "mcc")
+        self.logged_metrics = tuple(dict.fromkeys([*self.metric_names, *kind]))
         self.selects = cfg.select_fraction > 0
         self._selected: Optional[Tensor] = None
 

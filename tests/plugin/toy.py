@@ -92,7 +92,7 @@ def write_checkpoint(path: Path, model: Any, **changes: Any) -> Path:
         "args": None,
         "cfg": {"model": options},
         "model": {k: v for k, v in model.state_dict().items() if "classification_heads" not in k},
-        "optimizer_history": [],
+        "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
         "extra_state": {},
         "last_optimizer_state": None,
     }
