@@ -1,0 +1,1 @@
+"""Super tickets (Liang et al. 2021): importance scores, structured pruning, tickets sharing. Pure PyTorch."""
