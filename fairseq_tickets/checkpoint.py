@@ -1,0 +1,316 @@
+"""fairseq's checkpoints, read and written safely: the only place that calls torch.load and torch.save.
+
+Reading has `weights_only` semantics: a pickle that would call anything outside a short allow-list (see safe_pickle.py)
+is refused. Writing goes to a temporary file that is renamed when whole. `install_into_fairseq` gives fairseq-train the
+same two functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from fairseq_tickets import safe_pickle
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import PathLike, atomic_write
+from fairseq_tickets.parameters import is_dead_copy
+
+ZIP_START, PICKLE_START = b"PK\x03\x04", b"\x80"
+STALE_SECONDS = 600
+NAMED_ALLOW_LIST = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")  # PyTorch >= 2.6
+MEMORY_MAPPING = "mmap" in (torch.load.__kwdefaults__ or {}) or "mmap" in torch.load.__code__.co_varnames  # >= 2.1
+
+
+def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """The dictionary in a checkpoint written by fairseq (any age) or PyTorch; {"model": tensors} from safetensors.
+
+    `args` is an argparse.Namespace or None, `cfg` a plain dictionary, also where an omegaconf object was pickled.
+
+    Args:
+        mmap: leave the tensors in the file until they are used, where PyTorch can (>= 2.1, files since 1.6).
+
+    Raises:
+        UserError: missing, unreadable, empty, cut, not a checkpoint, or a pickle that names something not allowed.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    if path.suffix == ".safetensors":
+        return {"model": _load_safetensors(path)}
+    if not start.startswith((ZIP_START, PICKLE_START)):
+        raise UserError(f"{path} is not a PyTorch checkpoint")
+    if start.startswith(ZIP_START) and not zipfile.is_zipfile(path):
+        raise UserError(f"checkpoint {path} is damaged or was cut short")
+    options: dict[str, Any] = {"map_location": map_location}
+    if mmap and MEMORY_MAPPING and start.startswith(ZIP_START):
+        options["mmap"] = True
+    named = safe_pickle.scan_globals(path) if not NAMED_ALLOW_LIST else set()
+    try:
+        try:
+            content = _load_allowed(path, named, options)
+        except pickle.UnpicklingError:
+            named = safe_pickle.scan_globals(path)
+            if not any(name.startswith(safe_pickle.FOREIGN) for name in named):
+                raise
+            content = _load_allowed(path, named, options)  # once more, with stand-ins for the classes it names
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # a file can hold anything, so PyTorch can fail in any way
+        raise UserError(_what_is_wrong(path, named or safe_pickle.scan_globals(path), error)) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dictionary")
+    for key in ("args", "cfg"):
+        if key in content:
+            content[key] = safe_pickle.plain(content[key])
+    return content
+
+
+def save(content: Any, path: PathLike) -> None:
+    """Write a checkpoint: to a temporary file in the same folder, which is renamed when it is whole.
+
+    Raises:
+        UserError: no permission, or the disk is full; `path` is as it was before.
+    """
+    path = Path(path)
+    _remove_stale(path)
+    with atomic_write(path) as temporary, open(temporary, "wb") as handle:
+        output = _Output(handle)
+        try:
+            torch.save(content, output)
+        except Exception:
+            if output.fault is not None:  # PyTorch reports a failed write as a RuntimeError of its own
+                raise output.fault from None
+            raise
+
+
+def copy(source: PathLike, target: PathLike) -> None:
+    """Copy a file so that `target` is the old one or the whole new one at any moment.
+
+    Raises:
+        UserError: as `save`.
+    """
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def encoder_tensors(path: PathLike) -> dict[str, Tensor]:
+    """Name -> tensor of a checkpoint's model, memory-mapped where PyTorch can, without fairseq's dead copies.
+
+    Raises:
+        UserError: as `load`, or there are no tensors under "model".
+    """
+    model = load(path, mmap=True).get("model")
+    if not isinstance(model, Mapping) or not all(isinstance(value, Tensor) for value in model.values()) or not model:
+        raise UserError(f"{path} is not a fairseq checkpoint: it has no model (no tensors under the key 'model')")
+    return {name: tensor for name, tensor in model.items() if not is_dead_copy(name)}
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 over names, shapes, types and bytes of an encoder's tensors, in the order of the names.
+
+    Left out: heads (they are not the encoder), dead copies, and fairseq's `version` markers. So two files with the
+    same encoder have the same fingerprint, whatever else they hold.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if is_head(name) or is_dead_copy(name) or name.endswith(".version"):
+            continue
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def is_head(name: str) -> bool:
+    """True for parameters of a classification head or the language-model head."""
+    return "classification_heads." in name or ".lm_head." in name or name.startswith("lm_head.")
+
+
+def install_into_fairseq() -> None:
+    """Let fairseq load and save as here, for as long as the process lives; calling it again changes nothing.
+
+    A load that does not fit the model becomes a UserError that names the first parameter at fault with both shapes.
+    """
+    from fairseq import checkpoint_utils, models, trainer
+
+    if isinstance(checkpoint_utils.torch, _SafeTorch):
+        return
+    checkpoint_utils.torch = _SafeTorch()
+    checkpoint_utils.PathManager = _whole_copies(checkpoint_utils.PathManager)
+    checkpoint_utils.torch_persistent_save = _persistent_save(checkpoint_utils.torch_persistent_save)
+    base = models.BaseFairseqModel
+    base.load_state_dict = _name_the_misfit(base.load_state_dict)
+    trainer.Trainer.load_checkpoint = _name_the_file(trainer.Trainer.load_checkpoint)
+
+
+def misfit(given: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
+    """The first way in which the tensors `given` don't fit those of `model`, in words; None if they do."""
+    for name, tensor in model.items():
+        if name in given and tuple(given[name].shape) != tuple(tensor.shape):
+            return f"{name} has shape {tuple(given[name].shape)} in the checkpoint and {tuple(tensor.shape)} in the model"
+    for names, fault in (
+        ([name for name in model if name not in given], "the checkpoint does not have"),
+        ([name for name in given if name not in model], "the model does not have"),
+    ):
+        if names:
+            others = f" (nor {len(names) - 1} more)" if len(names) > 1 else ""
+            return f"{fault} {names[0]}{others}"
+    return None
+
+
+# Reading
+
+
+def _load_allowed(path: Path, named: set[str], options: dict[str, Any]) -> Any:
+    if not NAMED_ALLOW_LIST:
+        module = safe_pickle.restricted_module(named)
+        if "weights_only" in torch.load.__code__.co_varnames:
+            options = {**options, "weights_only": False}  # the module is the guard: PyTorch takes only one of the two
+        return torch.load(path, pickle_module=module, **options)
+    allowed = [(value, name) for name, value in safe_pickle.allowed_globals(named).items()]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(path, weights_only=True, **options)
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as handle:
+            start = handle.read(len(ZIP_START))
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"checkpoint {path} is a folder, not a file") from None
+    except OSError as error:
+        raise UserError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    if not start:
+        raise UserError(f"checkpoint {path} is empty (0 bytes)")
+    return start
+
+
+def _what_is_wrong(path: Path, named: set[str], error: Exception) -> str:
+    from torch import _weights_only_unpickler
+
+    allowed = {**_weights_only_unpickler._get_allowed_globals(), **safe_pickle.allowed_globals(named)}
+    refused = sorted(name for name in named if name not in allowed and not name.startswith("torch."))
+    if not refused:
+        refused = re.findall(r"GLOBAL (\S+) ", str(error))[:1]
+    if refused:
+        return (
+            f"checkpoint {path} is refused: it would run {', '.join(refused[:3])}, which is not on the list of what a "
+            "checkpoint may use"
+        )
+    if zipfile.is_zipfile(path) and "data.pkl" not in str(zipfile.ZipFile(path).namelist()):
+        return f"{path} is not a PyTorch checkpoint"
+    return f"checkpoint {path} is damaged or was cut short"
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+# Writing
+
+
+class _Output:
+    """A file that remembers the first error of a write."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self.handle = handle
+        self.fault: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.handle.write(data)
+        except OSError as error:
+            self.fault = self.fault or error
+            raise
+
+    def flush(self) -> None:
+        self.handle.flush()
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what a killed process left of its writing in the same folder."""
+    with contextlib.suppress(OSError):
+        for left in path.parent.glob(f".*{path.suffix}.*.tmp"):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
+
+
+# fairseq
+
+
+class _SafeTorch:
+    """What fairseq.checkpoint_utils sees as `torch`: PyTorch, with the `load` of this file."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def load(file: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
+        return load(getattr(file, "name", file), map_location)
+
+
+def _whole_copies(manager: Any) -> Any:
+    class PathManager(manager):  # type: ignore[misc]
+        @staticmethod
+        def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+            if manager.path_requires_pathmanager(dst_path) or (os.path.exists(dst_path) and not overwrite):
+                return bool(manager.copy(src_path, dst_path, overwrite))
+            copy(src_path, dst_path)
+            return True
+
+    return PathManager
+
+
+def _persistent_save(original: Any) -> Any:
+    def torch_persistent_save(obj: Any, filename: Any, async_write: bool = False) -> None:
+        if async_write or not isinstance(filename, (str, os.PathLike)):
+            original(obj, filename, async_write=async_write)
+        else:
+            save(obj, filename)
+
+    return torch_persistent_save
+
+
+def _name_the_misfit(original: Any) -> Any:
+    def load_state_dict(self: Any, state_dict: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return original(self, state_dict, *args, **options)
+        except RuntimeError as error:
+            fault = misfit(state_dict, self.state_dict())
+            if fault is None:
+                raise
+            raise UserError(f"the checkpoint does not fit the model: {fault}") from error
+
+    return load_state_dict
+
+
+def _name_the_file(original: Any) -> Any:
+    def load_checkpoint(self: Any, filename: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return original(self, filename, *args, **options)
+        except Exception as error:  # fairseq raises a bare Exception, with the cause as its context
+            cause = error if isinstance(error, UserError) else error.__context__
+            if isinstance(cause, UserError) and str(filename) not in str(cause):
+                raise UserError(f"{filename}: {cause}") from error
+            raise
+
+    return load_checkpoint
