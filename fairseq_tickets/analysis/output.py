@@ -1,0 +1,108 @@
+"""What the analysis commands share: inputs named on the command line, the signature of files, where text
+goes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairseq_tickets import __version__
+from fairseq_tickets.analysis.arrays import Counts, Scores, load_counts, load_scores
+from fairseq_tickets.analysis.results import Result, load_results, select
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import atomic_write, sha256
+from fairseq_tickets.tickets import (
+    DominantTicket,
+    SuperTicket,
+    Ticket,
+    load_dominant_ticket,
+    load_super_ticket,
+    load_ticket,
+)
+
+
+def emit(text: str, output: str | None) -> None:
+    """Print `text`, or write it to the file `output` whole; either way it ends in a newline."""
+    text = text if text.endswith("\n") else text + "\n"
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with atomic_write(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def filtered_results(
+    paths: Sequence[str], model: str | None = None, experiment: str | None = None
+) -> list[Result]:
+    """Result files of one model or experiment, or all; UserError when none is left."""
+    results = load_results(paths)
+    for name, value in (("model", model), ("experiment", experiment)):
+        if value is not None:
+            known = sorted({str(vars(result)[name]) for result in results})
+            results = select(results, **{name: value})
+            if not results:
+                raise UserError(f"--{name} {value}: no such results; there are {', '.join(known)}")
+    return results
+
+
+def named_tickets(arguments: Sequence[str]) -> dict[str, Ticket]:
+    """Tickets of either kind by name; see `_named`."""
+    return _named(arguments, load_ticket, lambda ticket: ticket.provenance)
+
+
+def named_dominant_tickets(arguments: Sequence[str]) -> dict[str, DominantTicket]:
+    """Dominant tickets by name; see `_named`."""
+    return _named(arguments, load_dominant_ticket, lambda ticket: ticket.provenance)
+
+
+def named_super_tickets(arguments: Sequence[str]) -> dict[str, SuperTicket]:
+    """Super tickets by name; see `_named`."""
+    return _named(arguments, load_super_ticket, lambda ticket: ticket.provenance)
+
+
+def named_scores(arguments: Sequence[str]) -> dict[str, Scores]:
+    """Importance scores by name; see `_named`."""
+    return _named(arguments, load_scores, lambda scores: scores.provenance)
+
+
+def named_counts(arguments: Sequence[str]) -> dict[str, Counts]:
+    """Counts of out-weighted parameters by name; see `_named`."""
+    return _named(arguments, load_counts, lambda counts: counts.provenance)
+
+
+def split_name(argument: str) -> tuple[str | None, str]:
+    """NAME and FILE of "NAME=FILE"; None and FILE without a name, or when a file is called so."""
+    name, equals, path = argument.partition("=")
+    return (name, path) if equals and name and not Path(argument).exists() else (None, argument)
+
+
+def ticket_signature(arguments: Sequence[str]) -> str:
+    """One line: how many files, the package version, and the first 10 digits of each file's SHA-256."""
+    digests = [sha256(split_name(argument)[1])[:10] for argument in arguments]
+    return f"files={len(digests)}|fairseq_tickets={__version__}|sha256={','.join(digests)}"
+
+
+def _named(arguments: Sequence[str], load: Any, provenance: Any) -> dict[str, Any]:
+    """Load each FILE or NAME=FILE.
+
+    Without a name, the task in the provenance serves where it differs from file to file, else the file's
+    stem, else its path.
+
+    Raises:
+        UserError: a name given twice, or what `load` raises.
+    """
+    pairs = [split_name(argument) for argument in arguments]
+    things = [load(path) for _, path in pairs]
+    tasks = [str(provenance(thing).get("task", "")) for thing in things]
+    stems = [Path(path).stem for _, path in pairs]
+    paths = [path for _, path in pairs]
+    distinct = [names for names in (tasks, stems, paths) if len(set(names)) == len(names) and all(names)]
+    spare = distinct[0] if distinct else paths
+    names = [given or other for (given, _), other in zip(pairs, spare)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{name} names two inputs; give each its own name: NAME=FILE")
+    return dict(zip(names, things))

@@ -1,0 +1,326 @@
+"""Result tables of paper S: single-task (1, 5, 6, 7), predictions (2), multi-task (3), adaptation (4),
+learning rates (8).
+
+Scores are points out of 100, means over seeds ± sample deviation. A dash is a cell without results; notes
+name them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fairseq_tickets.analysis.markup import Cell, Table, cells, columns
+from fairseq_tickets.analysis.results import Result, select, signature, super_tickets
+from fairseq_tickets.analysis.statistics import average_score, average_weight_remaining, paired_t_test, spread
+from fairseq_tickets.analysis.table_parts import (
+    NOT_MEASURED,
+    best_runs,
+    by_task,
+    embolden,
+    in_points,
+    metric_text,
+    missing_note,
+    models_in,
+    task_heading,
+    task_mean,
+    tasks_in,
+    uneven_note,
+)
+from fairseq_tickets.errors import UserError
+
+Rows = dict[str, dict[str, list[Result]]]  # row name -> task -> runs
+SPLIT_NAMES = {"all": "all of dev", "report": "90% of dev not used for selection"}
+
+
+def single_task(results: Sequence[Result]) -> Table:
+    """Table 1: full model against super tickets on all of dev and on the unseen 90 %, with paired t-tests
+    over seeds.
+    """
+    results = select(results, method={"full", "winning"}, train_fraction=1.0, source_task=None)
+    _need(results, "full or winning")
+    rows: Rows = {}
+    for model in models_in(results):
+        for label, method in (("ST-DNN", "full"), ("SuperT", "winning")):
+            rows[f"{label} {model}"] = by_task(best_runs(select(results, model=model), method))
+    table = _score_table("Single-task fine-tuning", rows, ("all", "report"), group=2)
+    for model in models_in(results):
+        full, tickets = rows[f"ST-DNN {model}"], rows[f"SuperT {model}"]
+        for split, name in SPLIT_NAMES.items():
+            tests = [
+                _test_text(tickets.get(task, []), full.get(task, []), split) for task in tasks_in(results)
+            ]
+            table.rows.append(cells(f"SuperT - ST-DNN {model}, {name}: paired t-test", *tests, "-", "-"))
+    table.notes.append(
+        "t-test: two-sided, paired by seed, on the task score (mean of a task's two metrics); gain, p, n"
+    )
+    return table
+
+
+def predictions(results: Sequence[Result]) -> Table:
+    """Table 2's input: which run's test predictions to send to the GLUE server.
+
+    As in appendix A.1.3: one seed, that with the best task-average development score, for each row.
+    """
+    results = select(results, method={"full", "winning"}, train_fraction=1.0, source_task=None)
+    _need(results, "full or winning")
+    rows = []
+    used: list[Result] = []
+    for model in models_in(results):
+        for label, method in (("ST-DNN", "full"), ("SuperT", "winning")):
+            runs = best_runs(select(results, model=model), method)
+            if not runs:
+                continue
+            seed = _best_seed(runs)
+            for run in sorted(select(runs, seed=seed), key=lambda r: tasks_in(runs).index(r.task)):
+                used.append(run)
+                level = "-" if run.level is None else f"{run.level:g}"
+                rows.append(
+                    cells(f"{label} {model}", run.task, str(seed), level, run.key, _file(run.predictions))
+                )
+    header = columns("", "Task", "Seed", "Level", "Run", "Test predictions")
+    notes = [
+        "test scores come from the GLUE server only; the seed is the one with the best task-average on dev"
+    ]
+    return Table("Test-set predictions to submit", header, rows, notes, signature(used))
+
+
+def multi_task(results: Sequence[Result]) -> Table:
+    """Table 3: MT-DNN and Ticket-Share, each with and without single-task fine-tuning."""
+    names = {
+        "mt_dnn": "MT-DNN {}",
+        "mt_dnn+st": "MT-DNN {} + ST fine-tuning",
+        "ticket_share": "Ticket-Share {}",
+        "ticket_share+st": "Ticket-Share {} + ST fine-tuning",
+    }
+    results = select(results, method=set(names), train_fraction=1.0, source_task=None)
+    _need(results, "mt_dnn or ticket_share")
+    rows: Rows = {}
+    for model in models_in(results):
+        for method, name in names.items():
+            rows[name.format(model)] = by_task(best_runs(select(results, model=model), method))
+    return _score_table("Multi-task learning", rows, ("all",), group=len(names))
+
+
+def adaptation(results: Sequence[Result]) -> Table:
+    """Table 4: accuracy on SNLI and SciTail after training on 0.1, 1, 10 and 100 % of their data."""
+    names = {"full": "{}-ST-DNN", "winning": "{}-SuperT", "mt_dnn": "MT-DNN", "ticket_share": "Ticket-Share"}
+    results = [r for r in results if r.method in names and r.source_task is not None]
+    _need(results, "adaptation (those with a source_task)")
+    fractions = sorted({r.train_fraction for r in results})
+    rows: list[list[Cell]] = []
+    notes = []
+    for model in models_in(results):
+        for task in tasks_in(results):
+            block, values = [], []
+            for method, name in names.items():
+                for source in sorted({r.source_task or "" for r in select(results, method=method)}):
+                    row, numbers = [Cell(f"{task}: {name.format(source)} {model}")], []
+                    for fraction in fractions:
+                        runs = select(
+                            results, model=model, task=task, source_task=source, train_fraction=fraction
+                        )
+                        chosen = best_runs(runs, method)
+                        row.append(Cell(metric_text(task, chosen)) if chosen else NOT_MEASURED)
+                        numbers.append(task_mean(chosen) if chosen else math.nan)
+                        if not chosen:
+                            notes.append(f"no results for {row[0].text} at {100 * fraction:g}%")
+                    block.append(row)
+                    values.append(numbers)
+            embolden(block, values)
+            rows += block
+    header = columns("Model", *(f"{100 * fraction:g}%" for fraction in fractions))
+    return Table(
+        "Domain adaptation, dev scores by share of the training data", header, rows, notes, signature(results)
+    )
+
+
+def seed_deviation(results: Sequence[Result]) -> Table:
+    """Table 5: standard deviation over seeds, full against super tickets and MT-DNN against Ticket-Share.
+
+    Single-task rows vary the seed only (at the best searched options); the multi-task rows, fine-tuned,
+    average each seed's score over learning rates first (appendix A.4.1).
+    """
+    names = {
+        "full": "ST-DNN",
+        "winning": "SuperT",
+        "mt_dnn+st": "MT-DNN + ST",
+        "ticket_share+st": "Ticket-Share + ST",
+    }
+    results = select(results, method=set(names), train_fraction=1.0, source_task=None)
+    _need(results, "full, winning, mt_dnn+st or ticket_share+st")
+
+    def values(runs: Sequence[Result], method: str) -> list[float]:
+        if method.endswith("+st"):
+            return _mean_by(runs, lambda r: r.seed)
+        return [run.score() for run in best_runs(runs, method)]
+
+    return _deviation_table("Standard deviation over seeds, points", results, names, values, "seed")
+
+
+def ticket_deviation(results: Sequence[Result]) -> Table:
+    """Table 6: standard deviation over seeds of the super tickets' scores, every task."""
+    results = select(results, method="winning", train_fraction=1.0, source_task=None)
+    _need(results, "winning")
+    return _deviation_table(
+        "Standard deviation over seeds of the super tickets' scores, points",
+        results,
+        {"winning": "SuperT"},
+        lambda runs, method: [run.score() for run in best_runs(runs, method)],
+        "seed",
+    )
+
+
+def learning_rate_deviation(results: Sequence[Result]) -> Table:
+    """Table 8: standard deviation over learning rates, each result averaged over seeds first."""
+    names = {
+        "mt_dnn+st": "MT-DNN + ST",
+        "ticket_share+st": "Ticket-Share + ST",
+        "full": "ST-DNN",
+        "winning": "SuperT",
+    }
+    results = select(results, method=set(names), train_fraction=1.0, source_task=None)
+    _need(results, "mt_dnn+st, ticket_share+st, full or winning")
+
+    def values(runs: Sequence[Result], method: str) -> list[float]:
+        return _mean_by(super_tickets(runs) if method == "winning" else runs, lambda r: r.config.get("lr"))
+
+    return _deviation_table(
+        "Standard deviation over learning rates, points", results, names, values, "learning rate"
+    )
+
+
+def weights(results: Sequence[Result]) -> Table:
+    """Table 7: mean and deviation over seeds of the weight remaining in the selected super tickets."""
+    results = select(results, method="winning", train_fraction=1.0, source_task=None)
+    _need(results, "winning")
+    tasks = tasks_in(results)
+    rows: list[list[Cell]] = []
+    used: list[Result] = []
+    for model in models_in(results):
+        chosen = by_task(best_runs(select(results, model=model), "winning"))
+        used += [run for runs in chosen.values() for run in runs]
+        for kind, name in (("encoder", ""), ("without_embeddings", ", embeddings left out")):
+            found = {task: spread([_weight(run, kind) for run in runs]) for task, runs in chosen.items()}
+            mean = average_weight_remaining([s.mean for s in found.values()])
+            average = f"{mean:.3f}" if len(found) == len(tasks) else "-"
+            means = [f"{found[t].mean:.2f}" if t in found else "-" for t in tasks]
+            deviations = [f"{found[t].sd:.2f}" if t in found and found[t].n > 1 else "-" for t in tasks]
+            rows.append(cells(f"SuperT {model}{name} (mean)", *means, average))
+            rows.append(cells(f"SuperT {model}{name} (std dev)", *deviations, "-"))
+    header = columns("Weight remaining", *tasks, "Average")
+    notes = ["share of the encoder's weights, embeddings included unless the row says otherwise"]
+    return Table("Weight remaining in the super tickets", header, rows, notes, signature(used))
+
+
+def _score_table(title: str, rows: Rows, splits: Sequence[str], group: int) -> Table:
+    used = [run for row in rows.values() for runs in row.values() for run in runs]
+    tasks = tasks_in(used)
+    out: list[list[Cell]] = []
+    names = list(rows)
+    for start in range(0, len(names), group):
+        for split in splits:
+            block, values = [], []
+            for name in names[start : start + group]:
+                label = name if len(splits) == 1 else f"{name}, {SPLIT_NAMES[split]}"
+                row, numbers = _score_row(label, rows[name], tasks, split)
+                block.append(row)
+                values.append(numbers)
+            embolden(block, values)
+            out += block
+    header = columns(
+        "", *(task_heading(task, used) for task in tasks), "Average Score", "Average Weight Remaining"
+    )
+    notes = [*missing_note(rows, tasks), *uneven_note(rows)]
+    return Table(title, header, out, notes, signature(used))
+
+
+def _score_row(
+    name: str, row: Mapping[str, Sequence[Result]], tasks: Sequence[str], split: str
+) -> tuple[list[Cell], list[float]]:
+    line = [Cell(name)]
+    values = []
+    for task in tasks:
+        runs = row.get(task, [])
+        line.append(Cell(metric_text(task, runs, split)) if runs else NOT_MEASURED)
+        values.append(task_mean(runs, split) if runs else math.nan)
+    if any(math.isnan(value) for value in values):
+        return [*line, NOT_MEASURED, NOT_MEASURED], [*values, math.nan]
+    average = average_score([[value] for value in values])
+    kept = average_weight_remaining(
+        [spread([_weight(r, "encoder") for r in row[task]]).mean for task in tasks]
+    )
+    return [*line, Cell(in_points(average)), Cell(f"{in_points(kept)}%")], [*values, average]
+
+
+def _deviation_table(
+    title: str,
+    results: Sequence[Result],
+    names: Mapping[str, str],
+    values: Callable[[Sequence[Result], str], list[float]],
+    unit: str,
+) -> Table:
+    tasks = tasks_in(results)
+    rows, notes = [], []
+    for model in models_in(results):
+        for method, name in names.items():
+            own = select(results, model=model, method=method)
+            if not own:
+                continue
+            row = [Cell(f"{name} {model}")]
+            for task in tasks:
+                found = values(select(own, task=task), method)
+                row.append(Cell(in_points(spread(found).sd, 2)) if len(found) > 1 else NOT_MEASURED)
+                if len(found) < 2:
+                    notes.append(f"{row[0].text}, {task}: a deviation needs 2 {unit}s, there is {len(found)}")
+            rows.append(row)
+    return Table(title, columns("", *tasks), rows, notes, signature(results))
+
+
+def _mean_by(runs: Sequence[Result], key: Callable[[Result], Any]) -> list[float]:
+    groups: dict[Any, list[float]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run.score())
+    return [spread(scores).mean for _, scores in sorted(groups.items(), key=lambda item: repr(item[0]))]
+
+
+def _test_text(treated: Sequence[Result], control: Sequence[Result], split: str) -> str:
+    by_seed = {run.seed: run.score(split) for run in control}
+    pairs = [(run.score(split), by_seed[run.seed]) for run in treated if run.seed in by_seed]
+    if len(pairs) < 2:
+        return "-"
+    test = paired_t_test([a for a, _ in pairs], [b for _, b in pairs])
+    sign = "+" if test.difference >= 0 else ""
+    return f"{sign}{in_points(test.difference)}, p={test.p:.3g}, n={test.n}"
+
+
+def _best_seed(runs: Sequence[Result]) -> int:
+    tasks = tasks_in(runs)
+    complete = [
+        s for s in sorted({r.seed for r in runs}) if {r.task for r in select(runs, seed=s)} == set(tasks)
+    ]
+    if not complete:
+        raise UserError(
+            f"no seed has results for all of {', '.join(tasks)}: one seed's predictions are submitted"
+        )
+    return max(complete, key=lambda s: average_score([[r.score()] for r in select(runs, seed=s)]))
+
+
+def _weight(run: Result, kind: str) -> float:
+    if kind not in run.weight_remaining:
+        if run.method in ("full", "mt_dnn", "mt_dnn+st"):
+            return 1.0
+        raise UserError(f"result file {run.path} lacks weight_remaining.{kind}")
+    return run.weight_remaining[kind]
+
+
+def _file(predictions: Any) -> str:
+    if isinstance(predictions, Mapping):
+        predictions = predictions.get("file")
+    return str(predictions) if predictions else "-"
+
+
+def _need(results: Sequence[Result], what: str) -> None:
+    if not results:
+        raise UserError(f"none of the result files is a {what} run, which this table is made of")

@@ -1,0 +1,81 @@
+"""`fairseq-tickets table`: the papers' result tables."""
+
+from __future__ import annotations
+
+import argparse
+
+DESCRIPTION = """Make a table of the papers from finished runs.
+
+  S1  single-task scores, full model against super tickets, with paired t-tests
+  S2  which runs' test predictions to send to the GLUE server
+  S3  multi-task learning: MT-DNN against Ticket-Share
+  S4  domain adaptation by share of training data
+  S5  standard deviation over seeds, method by method
+  S6  standard deviation over seeds of the super tickets
+  S7  weight remaining in the super tickets
+  S8  standard deviation over learning rates
+  D2  Dominant-k against Random-k, BitFit and full fine-tuning
+  D3  a random 5 % of elements against full fine-tuning
+  ownership   super tickets owned by one task, shared by most, by all (from ticket files, NAME=FILE)
+  importance  ticket importance and task shares, paper S's Figure 6 in numbers (from scores files, NAME=FILE)
+
+  fairseq-tickets table S1 runs/results --format latex --output table1.tex
+  fairseq-tickets table ownership RTE=rte.json MRPC=mrpc.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Name, inputs, format and output."""
+    parser.add_argument("name", metavar="NAME", help="which table, from the list above")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="FILE", help="result files or folders of them; tickets; scores files"
+    )
+    parser.add_argument("--model", help="only results of this model")
+    parser.add_argument("--experiment", help="only results of this experiment")
+    parser.add_argument("--format", default="markdown", help="markdown, csv or latex (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the cells as JSON")
+    parser.add_argument("--output", metavar="FILE", help="write here instead of standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the table and print it."""
+    import json
+
+    from fairseq_tickets.analysis.markup import render
+    from fairseq_tickets.analysis.output import (
+        emit,
+        filtered_results,
+        named_scores,
+        named_super_tickets,
+        ticket_signature,
+    )
+    from fairseq_tickets.analysis.shares import ownership_table, shares_table, task_shares
+    from fairseq_tickets.analysis.tables import RESULT_TABLES, result_table
+    from fairseq_tickets.errors import UserError
+
+    if args.name == "ownership":
+        table = ownership_table(named_super_tickets(args.inputs))
+        table.signature = ticket_signature(args.inputs)
+    elif args.name == "importance":
+        table = shares_table(task_shares(named_scores(args.inputs)))
+        table.signature = ticket_signature(args.inputs)
+    elif args.name in RESULT_TABLES:
+        table = result_table(args.name, filtered_results(args.inputs, args.model, args.experiment))
+    else:
+        raise UserError(
+            f"table {args.name}: must be one of {', '.join([*RESULT_TABLES, 'ownership', 'importance'])}"
+        )
+    if args.json:
+        header = [
+            name if span == 1 else f"{name} {i + 1}" for name, span in table.header for i in range(span)
+        ]
+        content = {
+            "title": table.title,
+            "header": header,
+            "rows": [[cell.text for cell in row] for row in table.rows],
+            "notes": table.notes,
+            "signature": table.signature,
+        }
+        emit(json.dumps(content, indent=1), args.output)
+    else:
+        emit(render(table, args.format), args.output)
+    return 0
