@@ -1,0 +1,257 @@
+"""SlicedOptimizer against ColumnLinear, against separate optimizers, and bit for bit outside the ticket."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fairseq_tickets.dominant_ticket.columns import ColumnLinear, apply_ticket
+from fairseq_tickets.dominant_ticket.updates import (
+    Columns,
+    Elements,
+    SlicedOptimizer,
+    Span,
+    Whole,
+    parts_of,
+    trainable_slices,
+)
+from fairseq_tickets.encoder_layer import TicketEncoderLayer, encoder_layers
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.parameters import ModelShape, parse
+from fairseq_tickets.tickets import DominantTicket
+
+SHAPE = ModelShape(2, 3, 6, 10)
+TICKET = DominantTicket(
+    SHAPE,
+    {
+        "q_proj": [[5, 0], [1]],
+        "k_proj": [[2], []],
+        "v_proj": [[6], [3, 6]],
+        "out_proj": [[0], [1]],
+        "fc1": [[4, 6], [2]],
+        "fc2": [[9, 10], [7]],
+    },
+)
+INNER = {
+    "adamw": lambda leaves: torch.optim.AdamW(leaves, lr=1e-2, weight_decay=0.1),
+    "adamax": lambda leaves: torch.optim.Adamax(leaves, lr=1e-2, weight_decay=0.01),
+    "sgd": lambda leaves: torch.optim.SGD(leaves, lr=1e-2, momentum=0.9, weight_decay=0.1),
+}
+
+
+class Toy(nn.Module):
+    """Embedding, two encoder layers and a head under fairseq's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.sentence_encoder = nn.Module()
+        self.encoder.sentence_encoder.embed_tokens = nn.Embedding(11, 6)
+        self.encoder.sentence_encoder.layers = nn.ModuleList(TicketEncoderLayer(6, 10, 3) for _ in range(2))
+        self.classification_heads = nn.ModuleDict({"h": nn.Linear(6, 4)})
+
+    def forward(self, tokens):
+        x = self.encoder.sentence_encoder.embed_tokens(tokens)
+        for layer in self.encoder.sentence_encoder.layers:
+            x = layer(x)
+        return self.classification_heads["h"](x[0])
+
+
+def toy():
+    torch.manual_seed(1)
+    return Toy().double()
+
+
+def batches(n, seed=5):
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(n):
+        yield torch.randint(11, (7, 3), generator=random), torch.randint(4, (3,), generator=random)
+
+
+def outside(name, slices):
+    """True for every element that may not move."""
+
+    def mask(tensor):
+        frozen = torch.ones_like(tensor, dtype=torch.bool)
+        if isinstance(slices[name], torch.Tensor):
+            frozen[:, slices[name]] = False
+        elif slices[name] == "all":
+            frozen[:] = False
+        return frozen
+
+    return mask
+
+
+def test_slices_of_every_parameter():
+    slices = trainable_slices(toy().named_parameters(), TICKET)
+    layer = "encoder.sentence_encoder.layers.{}.{}"
+    assert slices[layer.format(0, "self_attn.q_proj.weight")].tolist() == [5, 0]
+    assert slices[layer.format(0, "self_attn.q_proj.bias")] is None
+    assert slices[layer.format(0, "self_attn.v_proj.weight")] is None  # the bias alone
+    assert slices[layer.format(0, "self_attn.v_proj.bias")] == "all"
+    assert slices[layer.format(1, "self_attn.v_proj.weight")].tolist() == [3]
+    assert slices[layer.format(0, "fc2.weight")].tolist() == [9]
+    assert slices[layer.format(0, "fc2.bias")] == "all"
+    assert slices[layer.format(1, "self_attn.k_proj.weight")] is None
+    assert slices[layer.format(1, "final_layer_norm.weight")] is None
+    assert slices["encoder.sentence_encoder.embed_tokens.weight"] is None
+    assert slices["classification_heads.h.weight"] == "all"
+    optimizer = SlicedOptimizer(toy().named_parameters(), parts_of(slices), INNER["sgd"])
+    assert optimizer.trainable_parameters() == TICKET.trainable_parameters() + 4 * 6 + 4
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_both_routes_follow_the_same_weights(name):
+    """50 updates: columns split off (route 1) and sliced updates of a stock model (route 2)."""
+    split, stock = toy(), toy()
+    start = copy.deepcopy(stock.state_dict())
+    apply_ticket(encoder_layers(split), TICKET)
+    split.encoder.sentence_encoder.embed_tokens.requires_grad_(False)
+    first = INNER[name]([p for p in split.parameters() if p.requires_grad])
+    slices = trainable_slices(stock.named_parameters(), TICKET)
+    second = SlicedOptimizer(stock.named_parameters(), parts_of(slices), INNER[name])
+    for tokens, labels in batches(50):
+        first.zero_grad()
+        loss = F.cross_entropy(split(tokens), labels)
+        loss.backward()
+        first.step()
+        second.zero_grad()
+        stock.zero_grad()
+        other = F.cross_entropy(stock(tokens), labels)
+        other.backward()
+        second.step()
+        assert other.item() == pytest.approx(loss.item(), abs=1e-10)
+    moved = 0
+    state = split.state_dict()
+    for key, tensor in stock.state_dict().items():
+        assert torch.allclose(tensor, state[key], atol=1e-10, rtol=0), key
+        frozen = outside(key, slices)(tensor)
+        assert torch.equal(tensor[frozen], start[key][frozen])
+        assert torch.equal(state[key][frozen], start[key][frozen])
+        moved += int((tensor != start[key]).sum())
+    assert moved == second.trainable_parameters()
+
+
+def test_state_exists_for_slices_alone_and_resumes():
+    model = toy()
+    slices = trainable_slices(model.named_parameters(), TICKET)
+
+    def build(m):
+        return SlicedOptimizer(m.named_parameters(), parts_of(slices), INNER["adamw"])
+
+    def train(m, optimizer, data):
+        for tokens, labels in data:
+            m.zero_grad()
+            F.cross_entropy(m(tokens), labels).backward()
+            optimizer.step()
+
+    data = list(batches(6))
+    whole, whole_optimizer = copy.deepcopy(model), None
+    whole_optimizer = build(whole)
+    train(whole, whole_optimizer, data)
+    optimizer = build(model)
+    train(model, optimizer, data[:3])
+    saved, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    numbers = sum(t.numel() for s in state["state"].values() for k, t in s.items() if k == "exp_avg")
+    assert numbers == optimizer.trainable_parameters()
+    resumed = toy()
+    resumed_optimizer = build(resumed)
+    resumed.load_state_dict(saved)  # after the optimizer is built, as fairseq does
+    resumed_optimizer.load_state_dict(state)
+    train(resumed, resumed_optimizer, data[3:])
+    assert all(torch.equal(a, b) for a, b in zip(resumed.state_dict().values(), whole.state_dict().values()))
+
+
+def test_clipping_sees_the_trainable_part_alone():
+    weight = nn.Parameter(torch.zeros(2, 3))
+    optimizer = SlicedOptimizer([("w", weight)], {"w": [Columns(torch.tensor([2]))]}, INNER["sgd"])
+    weight.grad = torch.tensor([[100.0, 100.0, 3.0], [100.0, 100.0, 4.0]])
+    gradients = optimizer.collect()
+    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
+    assert norm.item() == pytest.approx(5.0)
+    for gradient in gradients:
+        gradient.div_(5.0)
+    optimizer.step()
+    assert weight.tolist() == [[0, 0, pytest.approx(-0.006)], [0, 0, pytest.approx(-0.008)]]
+
+
+def test_elements():
+    weight = nn.Parameter(torch.arange(6.0).view(2, 3))
+    optimizer = SlicedOptimizer([("w", weight)], {"w": [Elements(torch.tensor([5, 0, 3]))]}, INNER["sgd"])
+    weight.grad = torch.ones(2, 3)
+    optimizer.step()
+    assert (weight.detach() != torch.arange(6.0).view(2, 3)).flatten().tolist() == [1, 0, 0, 1, 0, 1]
+    assert weight[1, 2].item() == pytest.approx(5 - 0.01 * (1 + 0.1 * 5))
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_groups_equal_one_optimizer_for_each_structure(name):
+    """Inactive rows and columns keep value, moments and step count: as if each had an optimizer of its own."""
+    torch.manual_seed(0)
+    rows, columns, rest = torch.randn(6, 5), torch.randn(5, 6), torch.randn(4)
+    parameters = {"q": nn.Parameter(rows.clone()), "o": nn.Parameter(columns.clone()), "n": nn.Parameter(rest.clone())}
+    parts = {
+        "q": [Span(0, 2 * h, 2 * h + 2, ("head", h)) for h in range(3)],
+        "o": [Span(1, 2 * h, 2 * h + 2, ("head", h)) for h in range(3)],
+        "n": [Whole()],
+    }
+    shared = SlicedOptimizer(parameters.items(), parts, INNER[name])
+    own = {h: [nn.Parameter(rows[2 * h : 2 * h + 2]), nn.Parameter(columns[:, 2 * h : 2 * h + 2])] for h in range(3)}
+    own["rest"] = [nn.Parameter(rest.clone())]
+    optimizers = {h: INNER[name](leaves) for h, leaves in own.items()}
+    for step in range(12):
+        active = {("head", step % 3), ("head", 1)}
+        before = {key: p.detach().clone() for key, p in parameters.items()}
+        gradients = {key: torch.randn_like(p) for key, p in parameters.items()}
+        for key, p in parameters.items():
+            p.grad = gradients[key].clone()
+        if step == 5:  # the storage may change under the optimizer
+            parameters["q"].data = parameters["q"].data.clone()
+        shared.step(active)
+        for h in range(3):
+            if ("head", h) in active:
+                own[h][0].grad = gradients["q"][2 * h : 2 * h + 2]
+                own[h][1].grad = gradients["o"][:, 2 * h : 2 * h + 2]
+                optimizers[h].step()
+            else:
+                assert torch.equal(parameters["q"][2 * h : 2 * h + 2], before["q"][2 * h : 2 * h + 2])
+                assert torch.equal(parameters["o"][:, 2 * h : 2 * h + 2], before["o"][:, 2 * h : 2 * h + 2])
+        own["rest"][0].grad = gradients["n"]
+        optimizers["rest"].step()
+    for h in range(3):
+        assert torch.allclose(parameters["q"][2 * h : 2 * h + 2], own[h][0], atol=1e-7)
+        assert torch.allclose(parameters["o"][:, 2 * h : 2 * h + 2], own[h][1], atol=1e-7)
+    assert torch.equal(parameters["n"], own["rest"][0])
+
+
+def test_an_inactive_whole_parameter_stands_still():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = SlicedOptimizer([("p", p)], {"p": [Whole("ffn")]}, INNER["adamw"])
+    p.grad = torch.ones(3)
+    optimizer.step({"ffn"})
+    value, state = p.detach().clone(), copy.deepcopy(optimizer.state_dict()["state"][0])
+    p.grad = torch.ones(3)
+    optimizer.step(set())
+    assert torch.equal(p, value)
+    assert all(torch.equal(state[k], v) for k, v in optimizer.state_dict()["state"][0].items())
+
+
+def test_bad_tickets_and_parts():
+    other = DominantTicket(ModelShape(2, 3, 6, 12), TICKET.dimensions)
+    with pytest.raises(UserError, match="another model size"):
+        trainable_slices(toy().named_parameters(), other)
+    with pytest.raises(ValueError, match="lacks"):
+        SlicedOptimizer([], {"x": [Whole()]}, INNER["sgd"])
+    pruned = toy()
+    pruned.encoder.sentence_encoder.layers[1].prune_([0], True)
+    with pytest.raises(UserError, match="pruned"):
+        trainable_slices(pruned.named_parameters(), TICKET)
+
+
+def test_column_linear_names_do_not_confuse_the_slices():
+    assert parse("encoder.sentence_encoder.layers.0.fc1.columns") is None
+    assert isinstance(ColumnLinear.from_linear(nn.Linear(2, 2), [0]), nn.Linear)
