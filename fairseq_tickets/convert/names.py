@@ -1,0 +1,57 @@
+"""Parameter names of Hugging Face's BERT and RoBERTa beside fairseq's: the whole correspondence, in one table.
+
+Both sides compute the same post-norm encoder, so almost every tensor is carried over as it is. What isn't one to one
+(embeddings, language-model head, classification head) is in `huggingface.py` and `export.py`.
+"""
+
+from __future__ import annotations
+
+import re
+
+SENTENCE_ENCODER = "encoder.sentence_encoder."
+EMBED_TOKENS = SENTENCE_ENCODER + "embed_tokens.weight"
+EMBED_POSITIONS = SENTENCE_ENCODER + "embed_positions.weight"
+LM_HEAD = "encoder.lm_head."
+HEADS = "classification_heads."
+
+# Hugging Face module of a layer -> fairseq module of a layer
+LAYER_MODULES = {
+    "attention.self.query": "self_attn.q_proj",
+    "attention.self.key": "self_attn.k_proj",
+    "attention.self.value": "self_attn.v_proj",
+    "attention.output.dense": "self_attn.out_proj",
+    "attention.output.LayerNorm": "self_attn_layer_norm",
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+    "output.LayerNorm": "final_layer_norm",
+}
+_FAIRSEQ_MODULES = {theirs: ours for ours, theirs in LAYER_MODULES.items()}
+_HF_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)$")
+_FAIRSEQ_LAYER = re.compile(r"encoder\.sentence_encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$")
+_OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+def plain_hf_name(name: str) -> str:
+    """Hugging Face name without what varies: the model's prefix (bert., roberta.) and TensorFlow's norm names."""
+    for prefix in ("bert.", "roberta."):
+        if name.startswith(prefix):
+            name = name[len(prefix) :]
+    for old, new in _OLD_NORMS.items():
+        name = name.replace(old, new)
+    return name
+
+
+def layer_to_fairseq(name: str) -> str | None:
+    """fairseq name of a plain Hugging Face layer parameter, None for a parameter outside the layers."""
+    found = _HF_LAYER.match(name)
+    if found is None or found[2] not in LAYER_MODULES:
+        return None
+    return f"{SENTENCE_ENCODER}layers.{found[1]}.{LAYER_MODULES[found[2]]}.{found[3]}"
+
+
+def layer_to_hf(name: str) -> str | None:
+    """Plain Hugging Face name of a fairseq layer parameter, None for any other; the inverse of `layer_to_fairseq`."""
+    found = _FAIRSEQ_LAYER.match(name)
+    if found is None or found[2] not in _FAIRSEQ_MODULES:
+        return None
+    return f"encoder.layer.{found[1]}.{_FAIRSEQ_MODULES[found[2]]}.{found[3]}"

@@ -1,0 +1,111 @@
+"""What a checkpoint must say about its model: the fields of arch `ticket_roberta`, from a Hugging Face config or a checkpoint."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any, Union
+
+from torch import Tensor
+
+from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.parameters import LAYERS_PREFIX
+
+FAIRSEQ_EPS = 1e-5  # stock fairseq's layer norms have no other
+PADDING_ROWS = 2  # fairseq's learned positions start at padding_idx + 1 = 2
+# the same functions under the same names on both sides, and what TicketEncoderLayer computes
+ACTIVATIONS = ("gelu", "relu", "tanh")
+_HEADS_BY_ARCH = {"roberta": 12, "roberta_base": 12, "roberta_large": 16, "xlmr": 12}
+ModelConfig = dict[str, Union[int, float, str, bool, None]]
+
+
+def config_from_hf(config: Mapping[str, Any], positions: int) -> ModelConfig:
+    """Fields of `ticket_roberta` from a config.json and the number of usable positions.
+
+    Raises:
+        UserError: something in the config that a RoBERTa encoder can't compute.
+    """
+    if config.get("position_embedding_type") not in (None, "absolute"):
+        raise UserError(
+            f"config.json: position_embedding_type {config['position_embedding_type']!r} is not supported; "
+            "only absolute positions are"
+        )
+    if config.get("is_decoder") or config.get("add_cross_attention"):
+        raise UserError("config.json: this model is a decoder (is_decoder); only encoders can be imported")
+    activation = config.get("hidden_act", "gelu")
+    if activation not in ACTIVATIONS:
+        raise UserError(
+            f"config.json: hidden_act {activation!r} is not supported; it must be one of {', '.join(ACTIVATIONS)}"
+        )
+    try:
+        model: ModelConfig = {
+            "_name": "ticket_roberta",
+            "encoder_layers": int(config["num_hidden_layers"]),
+            "encoder_embed_dim": int(config["hidden_size"]),
+            "encoder_ffn_embed_dim": int(config["intermediate_size"]),
+            "encoder_attention_heads": int(config["num_attention_heads"]),
+            "max_positions": positions,
+            "layernorm_eps": float(config.get("layer_norm_eps", 1e-12)),
+            "dropout": float(config.get("hidden_dropout_prob", 0.1)),
+            "attention_dropout": float(config.get("attention_probs_dropout_prob", 0.1)),
+            "activation_fn": str(activation),
+            "pooler_dropout": float(config.get("classifier_dropout") or 0.0),
+        }
+    except KeyError as error:
+        raise UserError(f"config.json lacks {error}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.json: a size is not a number: {error}") from error
+    if int(config["hidden_size"]) % max(int(config["num_attention_heads"]), 1):
+        raise UserError("config.json: hidden_size must be a multiple of num_attention_heads")
+    return model
+
+
+def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:
+    """Fields of `ticket_roberta` of any RoBERTa-like fairseq checkpoint: recorded ones, then what the tensors show.
+
+    Raises:
+        UserError: no model in the checkpoint, or no encoder under fairseq's names.
+    """
+    tensors = checkpoint.get("model")
+    if not isinstance(tensors, Mapping) or EMBED_TOKENS not in tensors or EMBED_POSITIONS not in tensors:
+        raise UserError(f"this checkpoint holds no RoBERTa model: no parameter is named {EMBED_TOKENS}")
+    recorded = recorded_options(checkpoint)
+    layers = {int(name[len(LAYERS_PREFIX) :].split(".")[0]) for name in tensors if name.startswith(LAYERS_PREFIX)}
+    embed_dim = tensors[EMBED_TOKENS].shape[1]
+    heads = recorded.get("encoder_attention_heads")
+    if heads is None:
+        heads = _HEADS_BY_ARCH.get(str(recorded.get("_name", recorded.get("arch"))), embed_dim // 64)
+    ffn = next((t.shape[0] for n, t in tensors.items() if n.startswith(LAYERS_PREFIX) and n.endswith("fc1.weight")), None)
+    return {
+        "_name": "ticket_roberta",
+        "encoder_layers": len(layers),
+        "encoder_embed_dim": embed_dim,
+        "encoder_ffn_embed_dim": int(ffn or recorded.get("encoder_ffn_embed_dim", 4 * embed_dim)),
+        "encoder_attention_heads": int(heads),
+        "max_positions": tensors[EMBED_POSITIONS].shape[0] - PADDING_ROWS,
+        "layernorm_eps": float(recorded.get("layernorm_eps", FAIRSEQ_EPS)),
+        "dropout": float(recorded.get("dropout", 0.1)),
+        "attention_dropout": float(recorded.get("attention_dropout", 0.1)),
+        "activation_fn": str(recorded.get("activation_fn", "gelu")),
+        "pooler_dropout": float(recorded.get("pooler_dropout", 0.0)),
+    }
+
+
+def classification_heads(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the classification heads in a model's tensors, sorted."""
+    return sorted({name.split(".")[1] for name in tensors if name.startswith("classification_heads.")})
+
+
+
+def recorded_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's settings as the checkpoint has them: cfg.model (mapping or Namespace), else args."""
+    model = checkpoint.get("args")
+    cfg = checkpoint.get("cfg")
+    if cfg is not None and "model" in cfg and cfg["model"] is not None:
+        model = cfg["model"]
+    if isinstance(model, Namespace):
+        return {name: value for name, value in vars(model).items() if value is not None}
+    if model is None:
+        return {}
+    return {str(name): model[name] for name in model if model[name] is not None}
