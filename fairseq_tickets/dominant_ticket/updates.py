@@ -114,7 +114,7 @@ def trainable_slices(
         role = parse(name)
         slices[name] = None
         if role is None:
-            if name.startswith(HEADS_PREFIX) or f".{HEADS_PREFIX}" in name:
+            if _is_head(name):
                 slices[name] = "all"
             continue
         dimensions = ticket.dimensions[role.matrix][role.layer]
@@ -134,6 +134,20 @@ def parts_of(slices: Mapping[str, Union[Tensor, str, None]]) -> dict[str, Sequen
         if isinstance(allowed, Tensor):
             parts[name] = (Columns(allowed),)
         elif allowed == "all":
+            parts[name] = (Whole(),)
+    return parts
+
+
+def element_parts(
+    named_parameters: Iterable[tuple[str, Tensor]], elements: Mapping[tuple[int, str], Tensor]
+) -> dict[str, Sequence[Part]]:
+    """The parts for `SlicedOptimizer` from the result of `baselines.random_elements`; heads train whole."""
+    parts: dict[str, Sequence[Part]] = {}
+    for name, parameter in named_parameters:
+        role = parse(name)
+        if role is not None and role.kind == "weight":
+            parts[name] = (Elements(elements[role.layer, role.matrix].to(parameter.device)),)
+        elif role is None and _is_head(name):
             parts[name] = (Whole(),)
     return parts
 
@@ -232,6 +246,10 @@ class SlicedOptimizer:
             leaf.tensor.data.copy_(leaf.part.read(leaf.parameter.data))
         elif isinstance(leaf.part, Span):
             leaf.tensor.data = leaf.part.read(leaf.parameter.data)
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith(HEADS_PREFIX) or f".{HEADS_PREFIX}" in name
 
 
 def _check_shape(parameters: Mapping[str, Tensor], ticket: DominantTicket) -> None:

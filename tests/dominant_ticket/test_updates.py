@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fairseq_tickets.dominant_ticket.baselines import random_elements
 from fairseq_tickets.dominant_ticket.columns import ColumnLinear, apply_ticket
 from fairseq_tickets.dominant_ticket.updates import (
     Columns,
@@ -16,6 +17,7 @@ from fairseq_tickets.dominant_ticket.updates import (
     SlicedOptimizer,
     Span,
     Whole,
+    element_parts,
     parts_of,
     trainable_slices,
 )
@@ -186,6 +188,26 @@ def test_elements():
     optimizer.step()
     assert (weight.detach() != torch.arange(6.0).view(2, 3)).flatten().tolist() == [1, 0, 0, 1, 0, 1]
     assert weight[1, 2].item() == pytest.approx(5 - 0.01 * (1 + 0.1 * 5))
+
+
+def test_random_elements_of_a_model():
+    model = toy()
+    start = copy.deepcopy(model.state_dict())
+    chosen = random_elements(SHAPE, 0.3, seed=2)
+    optimizer = SlicedOptimizer(
+        model.named_parameters(), element_parts(model.named_parameters(), chosen), INNER["adamw"]
+    )
+    for tokens, labels in batches(3):
+        model.zero_grad()
+        F.cross_entropy(model(tokens), labels).backward()
+        optimizer.step()
+    for name, tensor in model.state_dict().items():
+        role = parse(name)
+        moved = (tensor != start[name]).flatten().nonzero().flatten().tolist()
+        if role is not None and role.kind == "weight":
+            assert moved == chosen[role.layer, role.matrix].tolist()
+        else:
+            assert bool(moved) == name.startswith("classification_heads")
 
 
 @pytest.mark.parametrize("name", INNER)
