@@ -59,15 +59,21 @@ def logits(tensors: Mapping[str, Tensor], hidden: Tensor, head: str) -> Tensor:
     return F.linear(torch.tanh(F.linear(hidden[:, 0], *dense)), *out_proj)
 
 
-def eps_difference(tensors: Mapping[str, Tensor], config: ModelConfig, eps: float, head: str | None) -> float:
-    """Largest change of a logit (of a hidden state where there is no head) when layer norms use `eps` instead of their own.
-
-    Measured on 8 sequences of 32 random words of the dictionary (fewer where positions end sooner), always the same.
-    """
-    words, length = tensors[EMBED_TOKENS].shape[0], min(32, int(config["max_positions"] or 0))
+def measuring_tokens(words: int, length: int) -> Tensor:
+    """Eight sequences of random words, always the same: (8, length) numbers of a dictionary of `words` words."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(4, max(words - 1, 5), (8, length), generator=generator)
     tokens[:, 0], tokens[:, -1] = 0, 2
+    return tokens
+
+
+def eps_difference(tensors: Mapping[str, Tensor], config: ModelConfig, eps: float, head: str | None) -> float:
+    """Largest change of a logit when layer norms use `eps` instead of their own; of a hidden state without a head.
+
+    Measured on `measuring_tokens` of 32 words, fewer where the model's positions end sooner.
+    """
+    length = min(32, int(config["max_positions"] or 0))
+    tokens = measuring_tokens(tensors[EMBED_TOKENS].shape[0], length)
     own, other = (hidden_states(tensors, config, tokens, e) for e in (float(config["layernorm_eps"] or 0.0), eps))
     if head is not None:
         own, other = (logits(tensors, hidden, head) for hidden in (own, other))
