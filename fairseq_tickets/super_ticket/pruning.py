@@ -82,7 +82,15 @@ def super_ticket(
         "scores": dict(scores.provenance, examples=scores.examples, sha256=scores_sha256),
         "package_version": __version__,
     }
-    return SuperTicket(shape, mask.reshape(shape.layers, shape.heads).tolist(), ffn_mask.tolist(), provenance)
+    ticket = SuperTicket(
+        shape, mask.reshape(shape.layers, shape.heads).tolist(), ffn_mask.tolist(), provenance
+    )
+    vocab_size, positions = scores.provenance.get("vocab_size"), scores.provenance.get("positions")
+    remaining = weight_remaining(shape, ticket, vocab_size or 0, positions or 0)
+    if vocab_size is None or positions is None:
+        del remaining["encoder"]
+    provenance["weight_remaining"] = remaining
+    return ticket
 
 
 def normalise_heads(heads: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

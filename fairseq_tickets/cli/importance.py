@@ -1,0 +1,147 @@
+"""`fairseq-tickets importance`: scores of every attention head and FFN of a fine-tuned model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from fairseq_tickets.errors import UserError
+
+HELP = "score every attention head and FFN of a fine-tuned model"
+DESCRIPTION = """Score every attention head and FFN of a fine-tuned model: how much would an example's loss
+feel it if the head's or FFN's output were scaled?  I = E |dL(x)/dmask|, the mean over the training set of the
+absolute derivative of each example's loss; dropout off, one forward and backward pass, no weight gradients.
+
+  fairseq-tickets importance --checkpoint runs/rte/checkpoint_best.pt --data data/RTE --output rte.npz
+  fairseq-tickets prune --scores rte.npz --heads 0.2 --ffn 0.2 --output ticket.json
+
+On several GPUs or processes:  torchrun --nproc-per-node 2 --no-python fairseq-tickets importance ..."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Files, what to average over, and how to run."""
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="FILE", help="fine-tuned model (ticket_roberta*)"
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="binarised data folder, made by `prepare`"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="scores file to write (.npz)")
+    parser.add_argument(
+        "--granularity",
+        choices=("example", "token", "batch"),
+        default="example",
+        help="where the absolute value is taken: per example (the paper's formula, default), per token (the "
+        "authors' code), or per batch (then the scores depend on --batch-size)",
+    )
+    parser.add_argument("--split", default="train", help="split of the data (default: %(default)s)")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="a random sample of N examples, always the same"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="examples in a batch (default: %(default)s)"
+    )
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens in a batch, padding counted")
+    parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
+    parser.add_argument(
+        "--amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs"
+    )
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, save, print."""
+    import json
+
+    import torch
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    output = _writable(args.output)
+    worker, device = _join_workers(args.cpu)
+    from fairseq_tickets.plugin.scoring import score_checkpoint
+
+    with tqdm(unit=" examples", desc="importance", disable=worker > 0) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total // _workers()
+            bar.update(done)
+
+        scores = score_checkpoint(
+            args.checkpoint,
+            args.data,
+            args.split,
+            args.granularity,
+            args.batch_size,
+            args.max_tokens,
+            args.limit,
+            device,
+            args.amp,
+            progress,
+        )
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if worker > 0:
+        return 0
+    scores.save(output)
+    if args.json:
+        content = {
+            "output": str(output),
+            "examples": scores.examples,
+            "heads": scores.heads.tolist(),
+            "ffn": scores.ffn.tolist(),
+            "provenance": scores.provenance,
+        }
+        print(json.dumps(content))
+    else:
+        print(_table(scores))
+        print(f"{scores.examples:,} examples of {args.split}, granularity {args.granularity}; wrote {output}")
+    return 0
+
+
+def _table(scores: object) -> str:
+    """Scores by layer: heads normalised within the layer, as pruning ranks them; FFNs raw."""
+    from fairseq_tickets.super_ticket.pruning import normalise_heads
+    from fairseq_tickets.super_ticket.scores import ImportanceScores
+
+    assert isinstance(scores, ImportanceScores)
+    heads = normalise_heads(scores.heads)
+    lines = ["heads (divided by their layer's l2 norm) and FFN (raw):"]
+    lines.append("layer " + "".join(f"{head:>6}" for head in range(heads.shape[1])) + "         FFN")
+    for layer, row in enumerate(heads):
+        lines.append(
+            f"{layer:>5} " + "".join(f"{value:6.2f}" for value in row) + f"  {scores.ffn[layer]:10.3e}"
+        )
+    return "\n".join(lines)
+
+
+def _workers() -> int:
+    """Number of processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _join_workers(cpu: bool) -> tuple[int, str]:
+    """This process's rank and device; meets the other workers under torchrun."""
+    import torch
+
+    cuda = torch.cuda.is_available() and not cpu
+    if _workers() == 1:
+        return 0, "cuda" if cuda else "cpu"
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
+    if cuda:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    return torch.distributed.get_rank(), device
+
+
+def _writable(path: str) -> Path:
+    """`path`, refused at once, before hours of work, if it plainly can't be written."""
+    output = Path(path)
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; give the name of a file")
+    folder = output.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--output {output} can't be written: no permission to write in {folder}")
+    return output

@@ -1,0 +1,142 @@
+"""Importance scores of a fine-tuned checkpoint over a split of its data (Liang et al. 2021, section 3).
+
+The mathematics is in super_ticket/importance.py; here are the batches, the task's loss and the provenance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq_tickets import __version__
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import PathLike, read_json, sha256
+from fairseq_tickets.plugin.criterion import example_losses
+from fairseq_tickets.plugin.loading import load_finetuned
+from fairseq_tickets.super_ticket.importance import importance_scores
+from fairseq_tickets.super_ticket.scores import ImportanceScores
+
+
+def score_checkpoint(
+    checkpoint: PathLike,
+    data: PathLike,
+    split: str = "train",
+    granularity: str = "example",
+    batch_size: int = 32,
+    max_tokens: int | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    amp: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImportanceScores:
+    """Score every head and FFN of a checkpoint. Under torch.distributed each worker does its part.
+
+    Args:
+        checkpoint: fine-tuned model, written by fairseq-train with an architecture ticket_roberta*.
+        data: binarised data folder.
+        split: of the data; the paper averages over the training set.
+        granularity: "example", "token" or "batch"; see importance.py.
+        batch_size: most examples in a batch, at least 1; without effect on the scores, except for "batch".
+        max_tokens: most tokens in a batch, padding counted; None = no limit.
+        limit: score a random sample of so many examples, always the same ones; None = all.
+        device: where to run, "cpu" or "cuda".
+        amp: run under autocast, in bfloat16 where the device has it, else float16.
+        progress: called with (examples just done by this worker, examples of all workers).
+
+    Raises:
+        UserError: whatever is wrong with the files, or an option out of its range.
+    """
+    for option, value in (("batch-size", batch_size), ("max-tokens", max_tokens), ("limit", limit)):
+        if value is not None and value < 1:
+            raise UserError(f"--{option} is {value}; it must be at least 1")
+    model, task = load_finetuned(checkpoint, data)
+    model.to(device)
+    task.load_dataset(split)
+    dataset = task.dataset(split)
+    chosen = _sample(len(dataset), limit)
+    batches = _batches(dataset, chosen, batch_size, max_tokens)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        batches = batches[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+
+    def samples() -> Any:
+        for batch in batches:
+            yield _to(dataset.collater([dataset[index] for index in batch]), device)
+
+    def loss_fn(sample: dict[str, Any]) -> Tensor:
+        if "target" not in sample:
+            raise UserError(f"--split {split} of {data} has no labels; importance needs them")
+        head = task.cfg.classification_head_name
+        logits, _ = model(**sample["net_input"], features_only=True, classification_head_name=head)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return example_losses(wide, sample["target"], task.cfg.regression_target)
+
+    scores = importance_scores(
+        model,
+        samples(),
+        loss_fn,
+        granularity,
+        _amp_dtype(device) if amp else None,
+        None if progress is None else lambda count: progress(count, len(chosen)),
+    )
+    encoder: Any = model.encoder.sentence_encoder  # type: ignore[union-attr]
+    scores.provenance.update(
+        task=_task_name(Path(data)),
+        split=split,
+        limit=limit,
+        checkpoint=Path(checkpoint).name,
+        checkpoint_sha256=sha256(checkpoint),
+        vocab_size=encoder.embed_tokens.weight.shape[0],
+        positions=encoder.embed_positions.weight.shape[0],
+        precision=str(_amp_dtype(device)).replace("torch.", "") if amp else "float32",
+        package_version=__version__,
+        torch_version=torch.__version__,
+    )
+    return scores
+
+
+def _sample(examples: int, limit: int | None) -> Sequence[int]:
+    """Indices of all examples, or of a random sample fixed by the numbers alone."""
+    if limit is None or limit >= examples:
+        return range(examples)
+    order = np.argsort(np.random.PCG64(1).random_raw(examples), kind="stable")
+    return sorted(int(index) for index in order[:limit])
+
+
+def _batches(
+    dataset: Any, indices: Sequence[int], batch_size: int, max_tokens: int | None
+) -> list[list[int]]:
+    """Examples of like length together, the longest first: if memory does not suffice, it shows at once."""
+    lengths = {index: int(dataset.num_tokens(index)) for index in indices}
+    batches: list[list[int]] = []
+    for index in sorted(indices, key=lambda index: -lengths[index]):
+        fits = bool(batches) and len(batches[-1]) < batch_size
+        if fits and max_tokens is not None:
+            fits = (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens
+        if fits:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _to(sample: Any, device: str) -> Any:
+    if isinstance(sample, dict):
+        return {key: _to(value, device) for key, value in sample.items()}
+    return sample.to(device) if isinstance(sample, Tensor) else sample
+
+
+def _amp_dtype(device: str) -> torch.dtype:
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+def _task_name(data: Path) -> str | None:
+    """The task's name that `prepare` wrote, None for data made otherwise."""
+    path = data / "task.json"
+    return str(read_json(path, "task").get("name")) if path.is_file() else None
