@@ -10,6 +10,7 @@ What is mended, and only where it is broken:
   classes get a hash by identity for as long as the decorator looks. Field defaults stay what they are, since
   fairseq's `hydra_init` reads them.
 - Python >= 3.12 has no `find_module`, which hydra 1.0 calls to find its plugins.
+- PyTorch >= 2.6 does not load fairseq's own checkpoints, for want of `argparse.Namespace` on its allow-list.
 - A `UserError` ends fairseq-train and fairseq-hydra-train with one line in place of a traceback.
 - A wrong `--user-dir` is such an error.
 
@@ -19,6 +20,7 @@ Standard library only; fairseq is never imported from here.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import importlib
@@ -172,16 +174,14 @@ def _patch_user_dir(module: Any) -> None:
     def import_user_module(args: Any) -> None:
         user_dir: Optional[str] = getattr(args, "user_dir", None)
         if user_dir is not None:
+            if os.path.isfile(user_dir):
+                raise UserError(_user_dir_message(user_dir, "it is a file, not a folder"))
             try:
                 original(args)
             except FileNotFoundError as error:
                 if str(error) != os.path.abspath(user_dir):
                     raise
                 raise UserError(_user_dir_message(user_dir, "there is no such folder")) from error
-            except ModuleNotFoundError as error:
-                if os.path.isdir(user_dir) or error.name is None or error.name not in os.path.basename(user_dir):
-                    raise
-                raise UserError(_user_dir_message(user_dir, "it is not a folder")) from error
             except ImportError as error:
                 if "not globally unique" not in str(error):
                     raise
@@ -254,7 +254,16 @@ def _patch_plugin_scan(module: Any) -> None:
     applied.append("hydra finds its plugins without find_module")
 
 
+def _patch_checkpoints(module: Any) -> None:
+    """fairseq.checkpoint_utils: PyTorch >= 2.6 loads weights only; the namespace of options is harmless and allowed."""
+    allow = getattr(module.torch.serialization, "add_safe_globals", None)  # since PyTorch 2.4
+    if allow is not None:
+        allow([argparse.Namespace])
+        applied.append("PyTorch loads fairseq's own checkpoints with weights_only")
+
+
 PATCHES: dict[str, Callable[[Any], None]] = {
+    "fairseq.checkpoint_utils": _patch_checkpoints,
     "fairseq.utils": _patch_user_dir,
     "hydra._internal.utils": _patch_hydra_report,
     "hydra.core.plugins": _patch_plugin_scan,

@@ -1,0 +1,63 @@
+# Every target does its own set-up in .venv first. `make demo` and `make test` are all a newcomer needs.
+# A set-up that was killed goes on where it stopped: run the same command again.
+
+PYTHON ?= python3
+GLUE_DIR ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo rte mrpc test test-slow check format bench clean
+
+help:
+	@echo "make demo        import a real encoder, fine-tune, score, prune and rewind it: table and picture in runs/demo"
+	@echo "make rte GLUE_DIR=...   the same on GLUE's RTE (also: make mrpc)"
+	@echo "make test        the fast tests (GLUE_DIR=... adds those on real data)"
+	@echo "make test-slow   the long ones"
+	@echo "make check       ruff and mypy        make format   ruff, writing"
+	@echo "make bench       benchmarks           make setup    only the set-up of .venv"
+
+setup: $(READY)
+
+# pip >= 24.1 refuses the metadata of omegaconf 2.0.6, so an older pip comes first. PyTorch goes in before everything
+# that asks for it, and fairseq without its dependencies, which are in requirements.txt less torchaudio.
+$(READY): setup.py requirements.txt
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --quiet "pip==24.0" "setuptools<81" wheel
+	$(PIP) install "torch==2.13.0"
+	$(PIP) install -r requirements.txt
+	$(PIP) install --no-deps "fairseq==0.12.2"
+	$(PIP) install --no-deps --editable .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/fairseq-tickets demo --output runs/demo
+
+rte mrpc: $(READY)
+	@test -n "$(GLUE_DIR)" || { echo "say where GLUE is: make $@ GLUE_DIR=/path/to/glue"; exit 2; }
+	$(BIN)/fairseq-tickets demo --glue "$(GLUE_DIR)" --task $(if $(filter rte,$@),RTE,MRPC) --output runs/$@
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
