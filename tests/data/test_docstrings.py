@@ -1,0 +1,182 @@
+"""Sentences out of documentation by hand-made examples, and the two tasks on a made-up library and on the real ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fairseq_tickets.data import docstrings
+from fairseq_tickets.data.english import is_english, passages, sentences
+from fairseq_tickets.errors import UserError
+
+DOCSTRING = """
+    Return the sorted copy of an array. The order of equal elements is kept, e.g. for records.
+
+    This is *slower* than sorting in place, since ``a`` is copied
+    first. See :func:`numpy.sort` for the other one of these functions.
+
+    Parameters
+    ----------
+    a : array_like
+        The array that is to be sorted by this function.
+
+    Notes
+    -----
+    The algorithm is the one of the standard library. It needs memory of the size of the array.
+
+    >>> sort([2, 1])
+    The example output is not a sentence of this text.
+"""
+
+
+def test_passages_hold_prose_only_and_in_order() -> None:
+    found = [passage for passage in passages(DOCSTRING) if any(passage)]
+    assert found == [
+        [
+            "Return the sorted copy of an array.",
+            "The order of equal elements is kept, e.g. for records.",
+            "This is slower than sorting in place, since a is copied first.",
+            "See sort for the other one of these functions.",
+        ],
+        [
+            "The algorithm is the one of the standard library.",
+            "It needs memory of the size of the array.",
+        ],
+    ]
+
+
+def test_a_sentence_left_out_is_a_gap() -> None:
+    text = "The first sentence is a good one. Call f(x) for it. The last sentence is a good one."
+    assert list(sentences(text)) == ["The first sentence is a good one.", "", "The last sentence is a good one."]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("This is the smallest value that the type can hold.", True),
+        ("too short to be a sentence of it.", False),  # no capital
+        ("Returns the array.", False),  # fewer than six words
+        ("This is a sentence of the text without an end", False),
+        ("The value x_0 is the first one of the list.", False),  # markup or code
+        ("The result is f(x) for each of the elements.", False),
+        ("Bessel Jv Yv Kv Iv Hv Struve Kelvin Airy.", False),  # no common English words
+        ("The word is a r\u00e9sum\u00e9 of all that is known.", False),  # not ASCII
+        ("The bracket (is not closed in the sentence of this.", False),
+        (" ".join(["The"] + ["word is"] * 20 + ["long."]), False),  # 42 words
+    ],
+)
+def test_plain_english(sentence: str, expected: bool) -> None:
+    assert is_english(sentence) is expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "masked"),
+    [
+        ("NumPy arrays and SciPy's functions.", "Library arrays and library's functions."),
+        ("A torch.Tensor is like numpy.ndarray in Python 3.", "A library.array is like library.array in library 3."),
+        ("Tensors of PyTorch.", "Arrays of library."),
+        ("The tensorial product.", "The tensorial product."),
+    ],
+)
+def test_names_are_masked(sentence: str, masked: str) -> None:
+    assert docstrings.mask(sentence) == masked
+
+
+def test_docstrings_of_a_source() -> None:
+    source = '"""Module."""\nclass A:\n    """Class."""\n    def f(self):\n        """Method."""\nadd_newdoc("a", """x\nText.""")\n'
+    source += 'print("""no\ndocumentation""")\n'
+    assert sorted(filter(None, docstrings.docstrings(source))) == ["Class.", "Method.", "Module.", "x\nText."]
+    assert list(docstrings.docstrings("not python (")) == []
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four made-up libraries of 40 files; a sentence says its library, file and number, one is in all files."""
+    names = "zero one two three four five six seven eight nine".split()
+    for name in docstrings.LIBRARIES:
+        for file in range(40):
+            where = f"{name} {name[::-1]} {names[file // 10]} {names[file % 10]}"
+            text = " ".join(f"This is the {number} sentence of the file {where}." for number in names[:5])
+            path = tmp_path / "lib" / name / f"m{file}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f'"""{text}\n\nThe same sentence is in all of the files."""\n', encoding="utf-8")
+    monkeypatch.setattr(docstrings, "_root", lambda name: tmp_path / "lib" / name)
+    return tmp_path
+
+
+def rows(path: Path) -> list[list[str]]:
+    return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_origin(library: Path) -> None:
+    docstrings.write_origin(library / "origin", train=200, dev=40, seed=1)
+    header, *train = rows(library / "origin" / "train.tsv")
+    _, *dev = rows(library / "origin" / "dev.tsv")
+    assert header == ["sentence", "label"]
+    assert Counter(label for _, label in train) == dict.fromkeys(docstrings.LIBRARIES, 50)
+    assert Counter(label for _, label in dev) == dict.fromkeys(docstrings.LIBRARIES, 10)
+    assert not any(name in sentence.lower() for sentence, _ in train + dev for name in docstrings.LIBRARIES)
+
+
+def test_splits_share_no_file_and_no_sentence(library: Path) -> None:
+    docstrings.write_follows(library / "follows", train=160, dev=48, seed=1)
+    train = {sentence for row in rows(library / "follows" / "train.tsv")[1:] for sentence in row[:2]}
+    dev = {sentence for row in rows(library / "follows" / "dev.tsv")[1:] for sentence in row[:2]}
+    assert not train & dev
+    assert not {sentence.split("file")[1] for sentence in train if "file " in sentence} & {
+        sentence.split("file")[1] for sentence in dev if "file " in sentence
+    }
+
+
+def test_follows_is_true_to_its_labels(library: Path) -> None:
+    docstrings.write_follows(library / "follows", train=160, dev=48, seed=1)
+    header, *train = rows(library / "follows" / "train.tsv")
+    assert header == ["sentence1", "sentence2", "label"]
+    assert Counter(label for _, _, label in train) == {"follows": 80, "not_follows": 80}
+    order = "zero one two three four".split()
+    for first, second, label in train:
+        if "same sentence" in second:
+            continue
+        same_file = first.split("file")[1] == second.split("file")[1]
+        next_one = order.index(second.split()[3]) == order.index(first.split()[3]) + 1
+        assert (same_file and next_one) == (label == "follows")
+        assert first != second
+
+
+def test_seconds_alone_tell_nothing(library: Path) -> None:
+    """The wrong seconds are the seconds of the mixed pairs, so sentences of either label come from one place."""
+    docstrings.write_follows(library / "follows", train=160, dev=48, seed=1)
+    firsts = Counter(row[0] for row in rows(library / "follows" / "train.tsv")[1:])
+    seconds = Counter(row[1] for row in rows(library / "follows" / "train.tsv")[1:])
+    assert max(firsts.values()) == 1 and max(seconds.values()) == 1
+
+
+def test_same_seed_same_files_another_seed_others(library: Path) -> None:
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        docstrings.write_follows(library / folder, 160, 48, seed)
+    contents = [(library / folder / "train.tsv").read_bytes() for folder in "abc"]
+    assert contents[0] == contents[1] != contents[2]
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "message"), [(4000, 40, "numpy has .* of 1000 train"), (4, 40, "at least 8"), (200, 0, "at least 8")]
+)
+def test_impossible_sizes(library: Path, train: int, dev: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        docstrings.write_origin(library / "origin", train, dev)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(docstrings.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the package numpy is not installed"):
+        docstrings.write_origin(tmp_path)
+
+
+def test_real_documentation(tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    docstrings.write_origin(tmp_path / "origin", train=160, dev=40)
+    train, dev = rows(tmp_path / "origin" / "train.tsv")[1:], rows(tmp_path / "origin" / "dev.tsv")[1:]
+    assert (len(train), len(dev)) == (160, 40) and not {row[0] for row in train} & {row[0] for row in dev}
+    assert all(is_english(sentence) for sentence, _ in train + dev)
