@@ -50,6 +50,14 @@ class Counts(NamedTuple):
     largest: float
 
 
+class ModelCounts(NamedTuple):
+    """Of a whole model: matrix name -> one `Counts` per layer."""
+
+    shape: ModelShape
+    sigma: float
+    counts: dict[str, list[Counts]]
+
+
 class Pair(NamedTuple):
     """Δθ of one matrix: (out_features, in_features) and (out_features,), float32."""
 
@@ -90,37 +98,48 @@ def extract(
     top_k: int = 1,
     progress: Optional[Progress] = None,
 ) -> DominantTicket:
-    """Extract the dominant ticket, one matrix at a time: memory-mapped tensors are never all in memory.
+    """Extract the dominant ticket: `count_model`, then `ticket_from_counts`, whose arguments these are.
+
+    Raises:
+        UserError: the models don't belong together or are unusable (half precision, NaN, equal), or σ or k make no
+            sense for them. The message says which and why.
+    """
+    check_top_k(check_pair(pretrained, finetuned, heads), top_k)
+    return ticket_from_counts(count_model(pretrained, finetuned, heads, sigma, progress), top_k)
+
+
+def count_model(
+    pretrained: Mapping[str, Tensor],
+    finetuned: Mapping[str, Tensor],
+    heads: int,
+    sigma: float = DEFAULT_SIGMA,
+    progress: Optional[Progress] = None,
+) -> ModelCounts:
+    """Count out-weighted parameters, one matrix at a time: memory-mapped tensors are never all in memory.
 
     Args:
         pretrained: θ₀ by fairseq RoBERTa name; all but the encoder's tensors is ignored.
         finetuned: θ, the same names.
         heads: attention heads of a layer, which tensors don't tell and the ticket file states.
         sigma: threshold σ of equation 2.
-        top_k: k, at most this many dimensions a matrix.
         progress: called with (matrices done, matrices in all).
 
     Raises:
-        UserError: the models don't belong together or are unusable (half precision, NaN, equal), or σ or k make no
-            sense for them. The message says which and why.
+        UserError: as `extract`.
     """
     shape = check_pair(pretrained, finetuned, heads)
-    check_options(shape, sigma, top_k)
+    check_sigma(sigma)
     check_finite(pretrained, "pre-trained")
     check_finite(finetuned, "fine-tuned")
-    dimensions: dict[str, list[list[int]]] = {matrix: [] for matrix in MATRICES}
-    counts: dict[str, list[list[int]]] = {matrix: [] for matrix in MATRICES}
-    largest = 0.0
+    counts: dict[str, list[Counts]] = {matrix: [] for matrix in MATRICES}
     for done, pair in enumerate(deltas(pretrained, finetuned, shape), 1):
         counted = count_dimensions(pair.weight, pair.bias, sigma)
         if not torch.isfinite(counted.distance).all():
             _refuse_not_finite(pretrained, finetuned, pair)
-        chosen = top_dimensions(counted, top_k)
-        dimensions[pair.matrix].append(chosen)
-        counts[pair.matrix].append([int(counted.out_weighted[index]) for index in chosen])
-        largest = max(largest, counted.largest)
+        counts[pair.matrix].append(counted)
         if progress is not None:
             progress(done, shape.layers * len(MATRICES))
+    largest = max(counted.largest for rows in counts.values() for counted in rows)
     if largest == 0.0:
         raise UserError(
             "the pre-trained and the fine-tuned checkpoint hold the same encoder weights (every Δθ is 0); "
@@ -131,16 +150,37 @@ def extract(
             f"sigma {sigma:g} leaves no out-weighted parameter: the largest |Δθ| is {largest:.3g}; choose a smaller "
             "sigma (it scales with the learning rate; --report shows the distribution)"
         )
-    return DominantTicket(shape, dimensions, counts, {"sigma": sigma, "top_k": top_k})
+    return ModelCounts(shape, sigma, counts)
 
 
-def check_options(shape: ModelShape, sigma: float, top_k: int) -> None:
-    """Raise UserError when σ or k make no sense, whatever the weights are."""
+def ticket_from_counts(counted: ModelCounts, top_k: int = 1) -> DominantTicket:
+    """The ticket of the `top_k` dimensions of every matrix; several k can be had from one count.
+
+    Raises:
+        UserError: k is below 1 or larger than a matrix.
+    """
+    check_top_k(counted.shape, top_k)
+    dimensions, counts = {}, {}
+    for matrix in MATRICES:
+        rows = counted.counts[matrix]
+        dimensions[matrix] = [top_dimensions(row, top_k) for row in rows]
+        counts[matrix] = [
+            [int(row.out_weighted[index]) for index in chosen] for row, chosen in zip(rows, dimensions[matrix])
+        ]
+    return DominantTicket(counted.shape, dimensions, counts, {"sigma": counted.sigma, "top_k": top_k})
+
+
+def check_sigma(sigma: float) -> None:
+    """Raise UserError when σ makes no sense, whatever the weights are."""
     if not (math.isfinite(sigma) and 0.0 <= sigma < 1.0):
         raise UserError(
             f"sigma is {sigma:g}; it is a threshold on |Δθ| and must be at least 0 and below 1 "
             f"(the paper's is {DEFAULT_SIGMA:g})"
         )
+
+
+def check_top_k(shape: ModelShape, top_k: int) -> None:
+    """Raise UserError when k is below 1 or larger than the narrowest matrix, bias included."""
     smallest = min(MATRICES, key=shape.in_features)
     limit = shape.in_features(smallest) + 1
     if isinstance(top_k, bool) or not 1 <= top_k <= limit:
@@ -193,7 +233,7 @@ def deltas(pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Tensor], sh
 def check_finite(tensors: Mapping[str, Tensor], which: str) -> None:
     """Raise UserError when any tensor outside the six matrices holds NaN or infinity; `which` names the checkpoint.
 
-    The six matrices are checked by `extract` as it reads them.
+    The six matrices are checked by `count_model` as it reads them.
     """
     for name, tensor in tensors.items():
         if parse(name) is None and tensor.is_floating_point():

@@ -1,0 +1,187 @@
+"""`fairseq-tickets extract`: a pre-trained and an L1-fine-tuned checkpoint -> dominant ticket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fairseq_tickets.dominant_ticket.extraction import ModelCounts
+
+HELP = "turn a pre-trained and an L1-fine-tuned checkpoint into a dominant ticket"
+DESCRIPTION = """Find the few input dimensions of every matrix in which fine-tuning with the L1 penalty moved the model.
+
+Per matrix, the parameters with |theta - theta0| > sigma are counted for every input dimension; the bias counts as one
+more dimension. The --top-k dimensions with the highest counts (never one with count 0) make the ticket.
+
+  fairseq-tickets extract --pretrained models/minilm/model.pt --finetuned runs/sst2-l1/checkpoint_last.pt \\
+      --sigma 5e-5 --top-k 1 --output dominant.json --report
+
+How to choose sigma: it scales with the learning rate. Adam moves a weight by about the learning rate per update, so a
+run with ten times the learning rate needs about ten times the sigma; the paper's 5e-5 goes with learning rates of
+1e-5 to 5e-5. --report shows where sigma lies: after enough L1 fine-tuning most parameters sit still (99 % below 1e-5
+in the paper) and some per mille lie far above; sigma belongs into the gap. Checkpoints must be float32."""
+
+# Heads of fairseq's own architectures, for checkpoints that record only the name.
+_HEADS_OF_ARCH = {"roberta": 12, "roberta_base": 12, "roberta_large": 16, "xlmr": 12}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--pretrained", required=True, metavar="FILE", help="checkpoint before fine-tuning (theta0)")
+    parser.add_argument("--finetuned", required=True, metavar="FILE", help="checkpoint after L1 fine-tuning (theta)")
+    parser.add_argument(
+        "--sigma",
+        type=float,
+        default=5e-5,
+        help="a parameter is out-weighted beyond this |change| (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=1, metavar="K", help="at most K dimensions a matrix (default: %(default)s)"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="ticket file to write (.json)")
+    parser.add_argument("--counts", metavar="FILE", help="also write all counts (.npz), for `plot out-weighted`")
+    parser.add_argument("--heads", type=int, metavar="N", help="attention heads a layer, if no checkpoint records them")
+    parser.add_argument("--report", action="store_true", help="print how |change| is distributed, by matrix")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read both checkpoints, extract, write the ticket."""
+    from fairseq_tickets import __version__
+    from fairseq_tickets.dominant_ticket import extraction
+    from fairseq_tickets.dominant_ticket.report import format_report, report
+    from fairseq_tickets.tickets import DominantTicket
+
+    extraction.check_sigma(args.sigma)
+    both_exist = os.path.exists(args.finetuned) and os.path.exists(args.pretrained)
+    if both_exist and os.path.samefile(args.pretrained, args.finetuned):
+        raise UserError(f"--pretrained and --finetuned are the same file, {args.finetuned}")
+    pretrained, before = _read(args.pretrained)
+    finetuned, after = _read(args.finetuned)
+    heads = args.heads or recorded_heads(after) or recorded_heads(before)
+    if heads is None:
+        raise UserError("no checkpoint records the number of attention heads; give it with --heads")
+    extraction.check_top_k(extraction.check_pair(pretrained, finetuned, heads), args.top_k)
+    counted = _with_bar("extract", lambda step: extraction.count_model(pretrained, finetuned, heads, args.sigma, step))
+    ticket: DominantTicket = extraction.ticket_from_counts(counted, args.top_k)
+    ticket.provenance.update(training_facts(after))
+    ticket.provenance["inputs"] = _checksums({"pretrained": args.pretrained, "finetuned": args.finetuned})
+    ticket.provenance["package_version"] = __version__
+    distributions = None
+    if args.report:
+        distributions = _with_bar("report", lambda step: report(pretrained, finetuned, heads, args.sigma, step))
+    if args.counts:
+        _save_counts(args.counts, counted, ticket.provenance)
+    ticket.save(args.output)
+    if args.json:
+        figures: dict[str, Any] = {
+            "output": args.output,
+            "dimensions": sum(len(dims) for _, _, dims in ticket.items()),
+            "trainable_parameters": ticket.trainable_parameters(),
+            "ticket": ticket.to_json(),
+        }
+        if distributions is not None:
+            figures["report"] = {
+                name: {**d._asdict(), "quantiles": {f"{q:g}": v for q, v in d.quantiles.items()}}
+                for name, d in distributions.items()
+            }
+        print(json.dumps(figures, indent=1))
+        return 0
+    if distributions is not None:
+        print(format_report(distributions, args.sigma))
+    print(f"written to {args.output}: {ticket.describe()}")
+    return 0
+
+
+def recorded_heads(checkpoint: Mapping[str, Any]) -> Optional[int]:
+    """Attention heads a layer, from the options that fairseq saves with a checkpoint; None if they don't say."""
+    options = _section(checkpoint, "model") or _options(checkpoint.get("args"))
+    heads = options.get("encoder_attention_heads")
+    if heads is None:
+        heads = _HEADS_OF_ARCH.get(str(options.get("_name") or options.get("arch")))
+    return None if heads is None else int(heads)
+
+
+def training_facts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Task, seed, λ and learning rate as the fine-tuned checkpoint records them; what it lacks is left out."""
+    facts: dict[str, Any] = {}
+    data = _section(checkpoint, "task").get("data")
+    if data:
+        facts["task"] = Path(str(data)).name
+    criterion, optimization = _section(checkpoint, "criterion"), _section(checkpoint, "optimization")
+    for name, value in (
+        ("seed", _section(checkpoint, "common").get("seed")),
+        ("l1_weight", criterion.get("l1_weight")),
+        ("l1_mode", criterion.get("l1_mode")),
+        ("lr", optimization.get("lr")),
+    ):
+        value = value[0] if isinstance(value, (list, tuple)) and value else value
+        if isinstance(value, (int, float, str)):
+            facts[name] = value
+    return facts
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """A checkpoint's encoder tensors, left in the file until used, and the rest of it."""
+    from torch import Tensor
+
+    from fairseq_tickets.checkpoint import load
+    from fairseq_tickets.parameters import is_dead_copy
+
+    checkpoint = load(path, mmap=True)
+    model = checkpoint.get("model")
+    if not isinstance(model, Mapping) or not model or not all(isinstance(t, Tensor) for t in model.values()):
+        raise UserError(f"{path} is not a fairseq checkpoint: it has no model (no tensors under the key 'model')")
+    return {name: tensor for name, tensor in model.items() if not is_dead_copy(name)}, checkpoint
+
+
+def _with_bar(title: str, work: Callable[[Callable[[int, int], None]], Any]) -> Any:
+    from tqdm import tqdm
+
+    with tqdm(desc=title, unit=" matrices", leave=False) as bar:
+
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return work(step)
+
+
+def _checksums(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Name and SHA-256 of each file; two at a time, since hashing is what takes longest here."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        digests = list(pool.map(sha256, files.values()))
+    return {role: {"file": Path(path).name, "sha256": digest} for (role, path), digest in zip(files.items(), digests)}
+
+
+def _save_counts(path: str, counted: ModelCounts, provenance: Mapping[str, Any]) -> None:
+    import torch
+
+    from fairseq_tickets.analysis.arrays import save_counts
+
+    tables = {m: torch.stack([row.out_weighted for row in rows]).numpy() for m, rows in counted.counts.items()}
+    save_counts(path, tables, provenance)
+
+
+def _section(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """One section of a checkpoint's cfg as a dictionary; empty where there is none."""
+    cfg = checkpoint.get("cfg")
+    return _options(cfg.get(name)) if isinstance(cfg, Mapping) else {}
+
+
+def _options(section: Any) -> dict[str, Any]:
+    if isinstance(section, argparse.Namespace):
+        return vars(section)
+    return dict(section) if isinstance(section, Mapping) else {}
