@@ -14,48 +14,66 @@ from fairseq_tickets.files import read_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HELP = "write a plain dense checkpoint or a Hugging Face folder"
+HELP = "write a plain dense checkpoint, a Hugging Face folder or a small delta file"
 DESCRIPTION = """\
 Write a fine-tuned model so that programs without this package can use it, with the same outputs.
 
-In:   a checkpoint of fairseq-train: plain, or under a super ticket (compact or gated);
-      or a delta file of a dominant ticket together with the checkpoint it was trained from.
-Out:  --to fairseq (default): dense checkpoint of arch `roberta` for stock fairseq 0.12.2,
+In:   --checkpoint       a checkpoint of fairseq-train: plain, or under a super ticket (compact or gated)
+      --delta and --base the small file of a dominant ticket, and the checkpoint it was trained from
+Out:  --to fairseq (default)  dense checkpoint of arch `roberta` for stock fairseq 0.12.2,
                               RobertaModel.from_pretrained(DIR, "model.pt", bpe=None);
                               a folder with dict.txt, or just the file if --output ends in .pt
-      --to hf:                config.json, model.safetensors and tokenizer for transformers,
+      --to hf                 config.json, model.safetensors and tokenizer for transformers,
                               AutoModelForSequenceClassification.from_pretrained(DIR)
+      --to delta              a few megabytes: the columns of --ticket, the heads, the fingerprint of --base
 
-Pruned heads and FFNs come out as zeros: the same function at full size. dict.txt and the tokenizer are taken from the
-folder that `import` wrote: --tokenizer, or the folder of the model that the checkpoint was fine-tuned from.
+Pruned heads and FFNs come out as zeros: the same function at full size. dict.txt and the tokenizer are taken
+from the folder that `import` wrote: --tokenizer, or the folder of the model that the checkpoint started from.
 
 Examples:
   fairseq-tickets export --checkpoint runs/rte/checkpoint_best.pt --to hf --output rte-hf
-  fairseq-tickets export --delta runs/rte/delta.safetensors --base models/minilm/model.pt --output rte.pt
+  fairseq-tickets export --checkpoint runs/rte/checkpoint_best.pt --to delta \\
+      --base models/minilm/model.pt --ticket rte.json --output rte.safetensors
+  fairseq-tickets export --delta rte.safetensors --base models/minilm/model.pt --output rte.pt
 """
-FAIRSEQ, HUGGING_FACE = "fairseq", "hf"
+FAIRSEQ, HUGGING_FACE, DELTA = "fairseq", "hf", "delta"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--checkpoint", metavar="FILE", help="fine-tuned fairseq checkpoint")
-    parser.add_argument("--delta", metavar="FILE", help="delta file of a dominant ticket, instead of --checkpoint")
-    parser.add_argument("--base", metavar="FILE", help="with --delta: the checkpoint that it was trained from")
-    parser.add_argument("--ticket", metavar="FILE", help="super ticket to put a full model under before the export")
-    parser.add_argument("--to", choices=(FAIRSEQ, HUGGING_FACE), default=FAIRSEQ, help="default: %(default)s")
-    parser.add_argument("--output", required=True, metavar="PATH", help="folder to write, or a file ending in .pt")
-    parser.add_argument("--tokenizer", metavar="DIR", help="folder that `import` wrote, with dict.txt and tokenizer")
-    parser.add_argument("--head", metavar="NAME", help="with --to hf: which classification head, if there are several")
-    parser.add_argument("--labels", metavar="A,B", help="with --to hf: names of the classes, in order")
-    parser.add_argument("--json", action="store_true", help="print sizes and notes as JSON on standard output")
+    add = parser.add_argument
+    add("--checkpoint", metavar="FILE", help="fine-tuned fairseq checkpoint")
+    add("--delta", metavar="FILE", help="delta file of a dominant ticket, in place of --checkpoint")
+    add(
+        "--base",
+        metavar="FILE",
+        help="with --delta and --to delta: the checkpoint that training started from",
+    )
+    add(
+        "--ticket",
+        metavar="FILE",
+        help="super ticket to put a full model under; with --to delta, the dominant ticket",
+    )
+    add("--to", choices=(FAIRSEQ, HUGGING_FACE, DELTA), default=FAIRSEQ, help="default: %(default)s")
+    add(
+        "--output",
+        required=True,
+        metavar="PATH",
+        help="folder to write, or a file ending in .pt or .safetensors",
+    )
+    add("--tokenizer", metavar="DIR", help="folder that `import` wrote, with dict.txt and tokenizer")
+    add("--head", metavar="NAME", help="with --to hf: which classification head, if there are several")
+    add("--labels", metavar="A,B", help="with --to hf: names of the classes, in order")
+    add("--json", action="store_true", help="print sizes and notes as JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
     """Load, make dense, write, and say what differs."""
     from fairseq_tickets.convert.export import export_fairseq, export_huggingface
 
-    if args.to == HUGGING_FACE and str(args.output).endswith(".pt"):
-        raise UserError(f"--to hf writes a folder, but --output {args.output} ends in .pt")
+    _check(args)
+    if args.to == DELTA:
+        return _write_delta(args)
     checkpoint, origin = _load(args)
     tokenizer = Path(args.tokenizer) if args.tokenizer else _tokenizer_of(checkpoint, origin)
     if args.to == HUGGING_FACE:
@@ -82,40 +100,62 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path]:
-    """The checkpoint to export, and the file whose folder may hold the tokenizer."""
-    from fairseq_tickets.checkpoint import load
-    from fairseq_tickets.convert.export import with_ticket
-
+def _check(args: argparse.Namespace) -> None:
+    """Options that don't go together."""
     if (args.checkpoint is None) == (args.delta is None):
         raise UserError("give either --checkpoint, or --delta with --base")
-    if (args.delta is None) != (args.base is None):
-        raise UserError("--delta and --base go together: the delta file and the checkpoint it was trained from")
+    if args.delta is not None and (args.base is None or args.to == DELTA):
+        raise UserError("--delta needs --base, the checkpoint it was trained from, and --to fairseq or hf")
+    if args.to == DELTA and (args.base is None or args.ticket is None):
+        raise UserError("--to delta needs --base, where training started, and --ticket, the dominant ticket")
+    if args.to == DELTA and not str(args.output).endswith(".safetensors"):
+        raise UserError(f"--to delta writes a file: --output {args.output} must end in .safetensors")
+    if args.to == HUGGING_FACE and str(args.output).endswith(".pt"):
+        raise UserError(f"--to hf writes a folder, but --output {args.output} ends in .pt")
+    if args.checkpoint is not None and args.base is not None and args.to != DELTA:
+        raise UserError("--base goes with --delta, or with --to delta")
+    if args.delta is not None and args.ticket is not None:
+        raise UserError("--ticket can't be put on a --delta: the delta has its own ticket")
+
+
+def _load(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path]:
+    """The checkpoint to export, and the file whose folder may hold the tokenizer."""
+    from fairseq_tickets.checkpoint import encoder_tensors, load
+
     if args.delta is not None:
         from fairseq_tickets.dominant_ticket.delta import apply, load_delta
 
-        checkpoint = dict(load(args.base))
-        checkpoint["model"] = apply(checkpoint["model"], load_delta(args.delta))
-        return checkpoint, Path(args.base)
-    checkpoint = dict(load(args.checkpoint))
+        merged = apply(encoder_tensors(args.base), load_delta(args.delta))
+        return {**load(args.base), "model": merged}, Path(args.base)
+    checkpoint = load(args.checkpoint)
     if args.ticket is not None:
-        import torch
-
-        from fairseq_tickets.convert.shape import config_from_checkpoint
-        from fairseq_tickets.parameters import model_shape
+        from fairseq_tickets.convert.export import with_ticket
         from fairseq_tickets.tickets import load_super_ticket
 
-        ticket = load_super_ticket(args.ticket)
-        heads = int(config_from_checkpoint(checkpoint)["encoder_attention_heads"] or 0)
-        ticket.validate_for(model_shape(checkpoint["model"], heads), f"--ticket {args.ticket}")
-        checkpoint = with_ticket(
-            checkpoint, torch.tensor(ticket.heads, dtype=torch.uint8), torch.tensor(ticket.ffn, dtype=torch.uint8)
-        )
+        checkpoint = with_ticket(checkpoint, load_super_ticket(args.ticket), f"--ticket {args.ticket}")
     return checkpoint, Path(args.checkpoint)
 
 
+def _write_delta(args: argparse.Namespace) -> int:
+    from fairseq_tickets.checkpoint import encoder_tensors, load
+    from fairseq_tickets.convert.export import make_delta_checked
+    from fairseq_tickets.dominant_ticket.delta import save_delta
+    from fairseq_tickets.tickets import load_dominant_ticket
+
+    ticket = load_dominant_ticket(args.ticket)
+    delta = make_delta_checked(load(args.checkpoint), encoder_tensors(args.base), ticket)
+    save_delta(args.output, delta)
+    size = Path(args.output).stat().st_size
+    if args.json:
+        figures = {"output": str(args.output), "to": DELTA, "bytes": size, "base": delta.base}
+        print(json.dumps({**figures, "trainable_parameters": ticket.trainable_parameters()}, indent=1))
+    else:
+        print(f"written to {args.output}: {size:,} bytes, {ticket.describe()}")
+    return 0
+
+
 def _tokenizer_of(checkpoint: Mapping[str, Any], origin: Path) -> Path | None:
-    """Folder with dict.txt: the checkpoint's own, or that of the model it was fine-tuned from, where it still exists."""
+    """Folder with dict.txt: the checkpoint's own, or that of the model that training started from."""
     folders = [origin.parent]
     cfg = checkpoint.get("cfg")
     section = cfg["checkpoint"] if cfg is not None and "checkpoint" in cfg else None
@@ -125,7 +165,7 @@ def _tokenizer_of(checkpoint: Mapping[str, Any], origin: Path) -> Path | None:
 
 
 def _labels_of(checkpoint: Mapping[str, Any]) -> list[str] | None:
-    """Class names from the task.json of the data that the checkpoint was trained on, where they still exist."""
+    """Class names from task.json in the data that the checkpoint was trained on, where it still exists."""
     cfg = checkpoint.get("cfg")
     task = cfg["task"] if cfg is not None and "task" in cfg else None
     if task is None or "data" not in task or not task["data"]:

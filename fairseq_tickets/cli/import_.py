@@ -21,8 +21,8 @@ Out:  model.pt        fairseq checkpoint; it records the model's shape and layer
       import.json     where it came from (checksums), sizes, and what couldn't be carried over
       tokenizer files, copied, for `fairseq-tickets prepare`
 
-The result computes the same hidden states as the source. What RoBERTa has no place for, BERT's second segment and
-its pooler, is named on standard error.
+The result computes the same hidden states as the source. What RoBERTa has no place for (BERT's second segment,
+its pooler) is named on standard error.
 
 Example:
   fairseq-tickets import --model minilm/ --output models/minilm
@@ -33,7 +33,9 @@ Example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="Hugging Face folder with config.json and weights")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="Hugging Face folder with config.json and weights"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write; made if missing")
     parser.add_argument("--json", action="store_true", help="print sizes and notes as JSON on standard output")
 
@@ -52,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     config = report.config
     print(
-        f"{report.architecture}: {config['encoder_layers']} layers, {config['encoder_attention_heads']} heads, "
+        f"{report.architecture}: {config['encoder_layers']} layers, "
+        f"{config['encoder_attention_heads']} heads, "
         f"{config['encoder_embed_dim']} wide, FFN {config['encoder_ffn_embed_dim']}, {report.words:,} words, "
         f"{report.parameters:,} parameters"
     )

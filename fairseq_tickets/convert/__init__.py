@@ -1,4 +1,4 @@
-"""Between Hugging Face folders and fairseq checkpoints, both ways; `transformers` and fairseq aren't needed."""
+"""Between Hugging Face folders and fairseq checkpoints, both ways, without `transformers` or fairseq."""
 
 from __future__ import annotations
 

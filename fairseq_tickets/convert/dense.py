@@ -1,8 +1,9 @@
 """Any checkpoint of ours as plain dense weights that compute the same function without knowing of tickets.
 
-A pruned head is a head whose values are zero: its rows of W^V, their biases and its columns of W^O become 0, and W^O's
-bias stays (paper S, section 3: ξ_h multiplies the head's output before W^O). A pruned FFN is one whose W^FC2 and bias are 0
-(ν multiplies the whole output). Compact checkpoints get their removed rows, columns and FFNs back as zeros.
+A pruned head is a head whose values are zero: its rows of W^V, their biases and its columns of W^O become 0,
+and W^O's bias stays (paper S, section 3: ξ_h multiplies the head's output before W^O). A pruned FFN is one
+whose W^FC2 and bias are 0 (ν multiplies the whole output). Compact checkpoints get their removed rows,
+columns and FFNs back as zeros.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def _fill_heads(dense: dict[str, Tensor], layer: int, kept: Tensor) -> None:
                 whole[rows] = tensor
             else:
                 raise UserError(
-                    f"the checkpoint's ticket is broken: {name} has {tensor.shape[0]} rows or columns of heads, "
+                    f"the checkpoint's ticket is broken: {name} has {tensor.shape[0]} rows or columns "
+                    "of heads, "
                     f"but its ticket keeps {int(rows.sum())} of {embed_dim}"
                 )
             dense[name] = whole.t().contiguous() if matrix == "out_proj" else whole

@@ -1,7 +1,8 @@
-"""Fine-tuned checkpoints of ours -> a plain dense checkpoint for stock fairseq, or a Hugging Face RoBERTa folder.
+"""Fine-tuned checkpoints of ours -> a dense checkpoint for stock fairseq, or a Hugging Face RoBERTa folder.
 
-Both hold the same function as the checkpoint, tickets included (see `dense.py`). The one thing stock fairseq can't
-represent is a layer-norm epsilon other than 1e-5: then the difference is measured and reported. Hugging Face's can.
+Both hold the same function as the checkpoint, tickets included (see `dense.py`). The one thing stock fairseq
+can't represent is a layer-norm epsilon other than 1e-5: then the difference is measured and reported. Hugging
+Face's can.
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fairseq_tickets.convert.dense import TICKET_FFN, TICKET_HEADS, dense_state_dict
 from fairseq_tickets.convert.forward import eps_difference
 from fairseq_tickets.convert.huggingface import fairseq_checkpoint
-from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, HEADS, LM_HEAD, SENTENCE_ENCODER, layer_to_hf
+from fairseq_tickets.convert.names import (
+    EMBED_POSITIONS,
+    EMBED_TOKENS,
+    HEADS,
+    LM_HEAD,
+    SENTENCE_ENCODER,
+    layer_to_hf,
+)
 from fairseq_tickets.convert.shape import (
     FAIRSEQ_EPS,
     ModelConfig,
@@ -30,6 +39,11 @@ from fairseq_tickets.convert.tokenizer import export_tokenizer
 from fairseq_tickets.convert.vocabulary import read_dictionary
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, write_json
+from fairseq_tickets.parameters import model_shape
+
+if TYPE_CHECKING:
+    from fairseq_tickets.dominant_ticket.delta import Delta
+    from fairseq_tickets.tickets import DominantTicket, SuperTicket
 
 
 @dataclass
@@ -41,8 +55,8 @@ class ExportReport:
         config: the fields of arch `ticket_roberta`.
         head: the classification head that Hugging Face got, or None.
         parameters: number of weights, the tied language-model projection counted once.
-        eps_difference: for stock fairseq, the largest change of a logit since its epsilon is 1e-5; 0 where it is the same.
-        notes: what else the user should know, one sentence each.
+        eps_difference: for stock fairseq, the largest change of a logit since its epsilon is 1e-5; 0 where it
+        is the same. notes: what else the user should know, one sentence each.
     """
 
     output: Path
@@ -54,7 +68,7 @@ class ExportReport:
 
 
 def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: PathLike | None = None) -> ExportReport:
-    """Write a dense checkpoint of arch `roberta` that stock fairseq 0.12.2's `RobertaModel.from_pretrained` loads.
+    """Write a dense checkpoint of arch `roberta` that stock fairseq 0.12.2 loads (`from_pretrained`).
 
     Args:
         checkpoint: content of a fairseq checkpoint, see `fairseq_tickets.checkpoint.load`.
@@ -62,7 +76,8 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
         tokenizer: folder that `import` wrote (dict.txt and tokenizer), for an output folder.
 
     Raises:
-        UserError: no RoBERTa in the checkpoint, a broken ticket, a dict.txt of another model, or no place to write.
+        UserError: no RoBERTa in the checkpoint, a broken ticket, a dict.txt of another model, or no place to
+        write.
     """
     from fairseq_tickets.checkpoint import save
 
@@ -75,8 +90,10 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
         heads = classification_heads(tensors)
         report.eps_difference = eps_difference(tensors, config, FAIRSEQ_EPS, heads[0] if heads else None)
         report.notes.append(
-            f"stock fairseq's layer norms have epsilon {FAIRSEQ_EPS}, this model's {config['layernorm_eps']}: in stock "
-            f"fairseq its {'logits' if heads else 'hidden states'} differ by up to {report.eps_difference:.1e} (measured on "
+            f"stock fairseq's layer norms have epsilon {FAIRSEQ_EPS}, this model's "
+            f"{config['layernorm_eps']}: in stock "
+            f"fairseq its {'logits' if heads else 'hidden states'} differ by up to "
+            f"{report.eps_difference:.1e} (measured on "
             "random words); arch ticket_roberta and --to hf keep the model's own"
         )
     if str(output).endswith(".pt"):
@@ -90,7 +107,8 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
             symbols = read_dictionary(source / "dict.txt")
             if len(symbols) != tensors[EMBED_TOKENS].shape[0]:
                 raise UserError(
-                    f"{source / 'dict.txt'} belongs to another model: it has {len(symbols)} words with the special "
+                    f"{source / 'dict.txt'} belongs to another model: it has {len(symbols)} words "
+                    "with the special "
                     f"ones, the checkpoint has {tensors[EMBED_TOKENS].shape[0]}"
                 )
             copy_tokenizer(source, stage, ["dict.txt", *_all_tokenizer_files(source)])
@@ -105,7 +123,7 @@ def export_huggingface(
     head: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> ExportReport:
-    """Write a folder for transformers: `RobertaForSequenceClassification`, or `RobertaForMaskedLM` without a head.
+    """Write a folder for transformers: RobertaForSequenceClassification, or RobertaForMaskedLM without a head.
 
     Args:
         checkpoint: content of a fairseq checkpoint, see `fairseq_tickets.checkpoint.load`.
@@ -117,6 +135,7 @@ def export_huggingface(
     Raises:
         UserError: as `export_fairseq`, and a head that transformers' RoBERTa can't represent.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     config, tensors = dense_model(checkpoint)
@@ -125,7 +144,8 @@ def export_huggingface(
     options = recorded_options(checkpoint)
     if chosen is not None and options.get("pooler_activation_fn", "tanh") != "tanh":
         raise UserError(
-            f"pooler_activation_fn is {options['pooler_activation_fn']!r}; transformers' RoBERTa classifier has tanh only"
+            f"pooler_activation_fn is {options['pooler_activation_fn']!r}; transformers' RoBERTa "
+            "classifier has tanh only"
         )
     named, settings = to_huggingface(tensors, config, chosen, labels)
     if chosen is not None:
@@ -136,7 +156,10 @@ def export_huggingface(
         else:
             rows, longest = tensors[EMBED_TOKENS].shape[0], int(config["max_positions"] or 0)
             report.notes.extend(export_tokenizer(Path(tokenizer), stage, rows, longest))
-        save_file(named, str(stage / "model.safetensors"), metadata={"format": "pt"})
+        try:
+            save_file(named, str(stage / "model.safetensors"), metadata={"format": "pt"})
+        except SafetensorError as error:  # its name for a full disk, among others
+            raise UserError(f"cannot write {Path(output) / 'model.safetensors'}: {error}") from error
         write_json(stage / "config.json", settings)
     return report
 
@@ -147,15 +170,49 @@ def dense_model(checkpoint: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, T
     return config, dense_state_dict(checkpoint["model"], int(config["encoder_ffn_embed_dim"] or 0))
 
 
-def with_ticket(checkpoint: Mapping[str, Any], heads: Tensor, ffn: Tensor) -> dict[str, Any]:
-    """The checkpoint under a super ticket: `heads` (layers, heads) and `ffn` (layers,) of 0 and 1.
+def with_ticket(checkpoint: Mapping[str, Any], ticket: SuperTicket, source: str) -> dict[str, Any]:
+    """A full model's checkpoint under a super ticket; `source` names the ticket in errors.
 
     Raises:
-        UserError: the checkpoint is under a ticket already.
+        UserError: the ticket is for another size, or the checkpoint is under a ticket already.
     """
-    if TICKET_HEADS in checkpoint["model"]:
-        raise UserError("--ticket: this checkpoint was trained under a super ticket and is exported under that one")
-    return {**checkpoint, "model": {**checkpoint["model"], TICKET_HEADS: heads, TICKET_FFN: ffn}}
+    config = config_from_checkpoint(checkpoint)
+    tensors = checkpoint["model"]
+    if TICKET_HEADS in tensors:
+        raise UserError(f"{source}: this checkpoint was trained under a super ticket and is exported under that one")
+    ticket.validate_for(model_shape(tensors, int(config["encoder_attention_heads"] or 0)), source)
+    buffers = {
+        TICKET_HEADS: torch.tensor(ticket.heads, dtype=torch.uint8),
+        TICKET_FFN: torch.tensor(ticket.ffn, dtype=torch.uint8),
+    }
+    return {**checkpoint, "model": {**tensors, **buffers}}
+
+
+def make_delta_checked(checkpoint: Mapping[str, Any], base: Mapping[str, Tensor], ticket: DominantTicket) -> Delta:
+    """The delta of a model trained under a dominant ticket; checks that nothing else of the encoder moved.
+
+    Args:
+        checkpoint: content of the trained checkpoint.
+        base: tensors of the model that training started from.
+        ticket: the dominant ticket.
+
+    Raises:
+        UserError: other sizes, or a parameter outside the ticket differs from the base: a delta would lose
+        it.
+    """
+    from fairseq_tickets.checkpoint import fingerprint, is_head
+    from fairseq_tickets.dominant_ticket.delta import apply, make_delta
+
+    _, tensors = dense_model(checkpoint)
+    delta = make_delta(tensors, ticket, fingerprint(base))
+    merged = apply(base, delta)
+    for name, tensor in tensors.items():
+        if not is_head(name) and (name not in merged or not torch.equal(merged[name], tensor)):
+            raise UserError(
+                f"{name} differs from --base outside the ticket, so a delta file can't hold this model; "
+                "was it trained from another base or under another ticket?"
+            )
+    return delta
 
 
 def to_huggingface(
@@ -214,9 +271,7 @@ def _settings(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, A
     }
 
 
-def _head_settings(
-    named: Mapping[str, Tensor], embed: int, head: str, labels: Sequence[str] | None
-) -> dict[str, Any]:
+def _head_settings(named: Mapping[str, Tensor], embed: int, head: str, labels: Sequence[str] | None) -> dict[str, Any]:
     weight = named.get("classifier.out_proj.weight")
     if weight is None or named["classifier.dense.weight"].shape != (embed, embed):
         raise UserError(f"classification head {head!r} is not {embed} wide inside; transformers' RoBERTa can't hold it")

@@ -51,7 +51,7 @@ def hidden_states(tensors: Mapping[str, Tensor], config: ModelConfig, tokens: Te
 
 
 def logits(tensors: Mapping[str, Tensor], hidden: Tensor, head: str) -> Tensor:
-    """A classification head on the first token: (batch, tokens, embed) -> (batch, classes); tanh as in RoBERTa."""
+    """A classification head on the first token, with tanh: (batch, tokens, embed) -> (batch, classes)."""
     dense, out_proj = (
         (tensors[f"{HEADS}{head}.{module}.weight"], tensors[f"{HEADS}{head}.{module}.bias"])
         for module in ("dense", "out_proj")
@@ -60,7 +60,7 @@ def logits(tensors: Mapping[str, Tensor], hidden: Tensor, head: str) -> Tensor:
 
 
 def measuring_tokens(words: int, length: int) -> Tensor:
-    """Eight sequences of random words, always the same: (8, length) numbers of a dictionary of `words` words."""
+    """Eight sequences of random words, always the same: (8, length) numbers below `words`."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(4, max(words - 1, 5), (8, length), generator=generator)
     tokens[:, 0], tokens[:, -1] = 0, 2
@@ -68,7 +68,7 @@ def measuring_tokens(words: int, length: int) -> Tensor:
 
 
 def eps_difference(tensors: Mapping[str, Tensor], config: ModelConfig, eps: float, head: str | None) -> float:
-    """Largest change of a logit when layer norms use `eps` instead of their own; of a hidden state without a head.
+    """Largest change of a logit (without a head: of a hidden state) when layer norms use `eps`.
 
     Measured on `measuring_tokens` of 32 words, fewer where the model's positions end sooner.
     """

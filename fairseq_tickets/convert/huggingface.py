@@ -2,12 +2,15 @@
 
 All of them are the same post-norm encoder; three things differ, and each has an exact answer:
 
-- BERT adds the embedding of segment 0 to every token before the embedding layer norm: it is added into the word
-  embeddings once. Segment 1 has no place in RoBERTa and is left behind.
-- fairseq numbers positions from padding_idx + 1 = 2: BERT's positions move up by two. RoBERTa's are there already.
-- fairseq's first four words are `<s> <pad> </s> <unk>` and `<mask>` is its last: rows of the word embedding move.
+- BERT adds the embedding of segment 0 to every token before the embedding layer norm: it is added into the
+  word embeddings once. Segment 1 has no place in RoBERTa and is left behind.
+- fairseq numbers positions from padding_idx + 1 = 2: BERT's positions move up by two. RoBERTa's are there
+  already.
+- fairseq's first four words are `<s> <pad> </s> <unk>` and `<mask>` is its last: rows of the word embedding
+  move.
 
-Layer norms use the source's eps (1e-12 in BERT): it is recorded as `layernorm_eps`, which arch `ticket_roberta` obeys.
+Layer norms use the source's eps (1e-12 in BERT): it is recorded as `layernorm_eps`, which arch
+`ticket_roberta` obeys.
 """
 
 from __future__ import annotations
@@ -92,12 +95,13 @@ class ImportReport:
 
 
 def import_folder(source: PathLike, output: PathLike) -> ImportReport:
-    """Convert a Hugging Face folder into `model.pt`, `dict.txt`, `import.json` and copies of the tokenizer files.
+    """Convert a Hugging Face folder into `model.pt`, `dict.txt`, `import.json` and the tokenizer files.
 
     All files are written or none.
 
     Raises:
-        UserError: a model of another architecture, damaged or missing files, tensors that don't fit the config.
+        UserError: a model of another architecture, damaged or missing files, tensors that don't fit the
+        config.
     """
     from fairseq_tickets.checkpoint import save
 
@@ -179,11 +183,12 @@ def to_fairseq(tensors: Mapping[str, Tensor], config: Mapping[str, Any], vocabul
 
 
 def fairseq_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
-    """The dictionary that fairseq 0.12.2 expects in a .pt file, for `--finetune-from-model` and `from_pretrained`.
+    """What fairseq 0.12.2 expects in a .pt file, for `--finetune-from-model` and for `from_pretrained`.
 
-    Only plain types, so that any PyTorch loads it with weights_only. `cfg.model` holds the shape under the names of
-    arch `ticket_roberta`, but names stock `roberta`, which every fairseq can build; it passes over `layernorm_eps`.
-    The optimizer history has one entry with no updates, since fairseq reads the last one without asking.
+    Only plain types, so that any PyTorch loads it with weights_only. `cfg.model` holds the shape under the
+    names of arch `ticket_roberta`, but names stock `roberta`, which every fairseq can build; it passes over
+    `layernorm_eps`. The optimizer history has one entry with no updates, since fairseq reads the last one
+    without asking.
     """
     model = {**config, "_name": "roberta"}
     model["load_checkpoint_heads"] = False  # from_pretrained overwrites what is there, and adds nothing
@@ -228,8 +233,10 @@ def _reorder(rows: Tensor, order: list[int], missing: Tensor) -> Tensor:
 
 
 def _shift_positions(positions: Tensor, first: int) -> Tensor:
-    """Rows from `first` on, after the two rows that fairseq never uses (the source's own where it has them)."""
-    unused = positions[:PADDING_ROWS] if first == PADDING_ROWS else positions.new_zeros(PADDING_ROWS, positions.shape[1])
+    """Rows from `first` on, after two rows that fairseq never uses (the source's where it has them)."""
+    unused = (
+        positions[:PADDING_ROWS] if first == PADDING_ROWS else positions.new_zeros(PADDING_ROWS, positions.shape[1])
+    )
     return torch.cat([unused, positions[first:]])
 
 
@@ -253,7 +260,9 @@ def _check_shapes(result: Mapping[str, Tensor], model: ModelConfig, config: Mapp
             raise UserError(f"config.json and weights disagree: {name} is {tuple(result[name].shape)}, not {shape}")
     extra = [name for name in result if name.startswith(SENTENCE_ENCODER + "layers.") and name not in expected]
     if extra:
-        raise UserError(f"config.json says num_hidden_layers {config['num_hidden_layers']}, but the weights have {extra[0]}")
+        raise UserError(
+            f"config.json says num_hidden_layers {config['num_hidden_layers']}, but the weights have {extra[0]}"
+        )
 
 
 def _lm_head(rest: dict[str, Tensor], dictionary: Dictionary, words: Tensor, notes: list[str]) -> dict[str, Tensor]:
@@ -286,7 +295,8 @@ def _lm_head(rest: dict[str, Tensor], dictionary: Dictionary, words: Tensor, not
             LM_HEAD + "bias": torch.zeros(words.shape[0]),
         }
         notes.append(
-            "the source has no language-model head; fairseq's is there with fixed random weights (N(0, 0.02)), "
+            "the source has no language-model head; fairseq's is there with fixed random weights "
+            "(N(0, 0.02)), "
             "and sentence tasks never use it"
         )
     head[LM_HEAD + "weight"] = words
@@ -294,7 +304,7 @@ def _lm_head(rest: dict[str, Tensor], dictionary: Dictionary, words: Tensor, not
 
 
 def _classification_head(rest: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """A sentence classifier: RoBERTa's dense + out_proj, or BERT's pooler + classifier, which is the same function."""
+    """A sentence classifier: RoBERTa's dense + out_proj, or BERT's pooler + classifier: one function."""
     layouts = (("classifier.dense", "classifier.out_proj"), ("pooler.dense", "classifier"))
     for dense, out_proj in layouts:
         parts = {"dense": dense, "out_proj": out_proj}
@@ -325,7 +335,11 @@ def _count(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _record(
-    report: ImportReport, vocabulary: Vocabulary, dictionary: Dictionary, checksums: dict[str, str], stage: Path
+    report: ImportReport,
+    vocabulary: Vocabulary,
+    dictionary: Dictionary,
+    checksums: dict[str, str],
+    stage: Path,
 ) -> dict[str, Any]:
     return {
         "format": "fairseq-tickets/import",

@@ -1,7 +1,7 @@
-"""Parameter names of Hugging Face's BERT and RoBERTa beside fairseq's: the whole correspondence, in one table.
+"""Parameter names of Hugging Face's BERT and RoBERTa beside fairseq's: the whole correspondence.
 
-Both sides compute the same post-norm encoder, so almost every tensor is carried over as it is. What isn't one to one
-(embeddings, language-model head, classification head) is in `huggingface.py` and `export.py`.
+Both sides compute the same post-norm encoder, so almost every tensor is carried over as it is. What isn't one
+to one (embeddings, language-model head, classification head) is in `huggingface.py` and `export.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNor
 
 
 def plain_hf_name(name: str) -> str:
-    """Hugging Face name without what varies: the model's prefix (bert., roberta.) and TensorFlow's norm names."""
+    """Hugging Face name without what varies: the prefix (bert., roberta.) and TensorFlow's norm names."""
     for prefix in ("bert.", "roberta."):
         if name.startswith(prefix):
             name = name[len(prefix) :]
@@ -50,7 +50,7 @@ def layer_to_fairseq(name: str) -> str | None:
 
 
 def layer_to_hf(name: str) -> str | None:
-    """Plain Hugging Face name of a fairseq layer parameter, None for any other; the inverse of `layer_to_fairseq`."""
+    """Plain Hugging Face name of a fairseq layer parameter, or None; the inverse of `layer_to_fairseq`."""
     found = _FAIRSEQ_LAYER.match(name)
     if found is None or found[2] not in _FAIRSEQ_MODULES:
         return None

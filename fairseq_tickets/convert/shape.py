@@ -1,4 +1,4 @@
-"""What a checkpoint must say about its model: the fields of arch `ticket_roberta`, from a Hugging Face config or a checkpoint."""
+"""The fields of arch `ticket_roberta`, from a Hugging Face config or from any RoBERTa checkpoint."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def config_from_hf(config: Mapping[str, Any], positions: int) -> ModelConfig:
 
 
 def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:
-    """Fields of `ticket_roberta` of any RoBERTa-like fairseq checkpoint: recorded ones, then what the tensors show.
+    """Fields of `ticket_roberta` of any RoBERTa-like fairseq checkpoint: its options and its tensors' shapes.
 
     Raises:
         UserError: no model in the checkpoint, or no encoder under fairseq's names.
@@ -76,7 +76,10 @@ def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:
     heads = recorded.get("encoder_attention_heads")
     if heads is None:
         heads = _HEADS_BY_ARCH.get(str(recorded.get("_name", recorded.get("arch"))), embed_dim // 64)
-    ffn = next((t.shape[0] for n, t in tensors.items() if n.startswith(LAYERS_PREFIX) and n.endswith("fc1.weight")), None)
+    ffn = next(
+        (t.shape[0] for n, t in tensors.items() if n.startswith(LAYERS_PREFIX) and n.endswith("fc1.weight")),
+        None,
+    )
     return {
         "_name": "ticket_roberta",
         "encoder_layers": len(layers),
@@ -95,7 +98,6 @@ def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:
 def classification_heads(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the classification heads in a model's tensors, sorted."""
     return sorted({name.split(".")[1] for name in tensors if name.startswith("classification_heads.")})
-
 
 
 def recorded_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Read a Hugging Face folder: where the transformer sits, its config.json and its tensors. `transformers` isn't needed."""
+"""Read a Hugging Face folder: where the transformer sits, its config.json and its tensors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def read_source(folder: PathLike) -> Source:
 
 
 def transformer_folder(folder: PathLike) -> Path:
-    """The folder that holds the transformer's config.json: `folder` or, for sentence-transformers, the part of it."""
+    """The folder with the transformer's config.json: `folder` or, for sentence-transformers, a part of it."""
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"--model {root} is not a folder; give the folder that holds config.json and the weights")

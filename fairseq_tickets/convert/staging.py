@@ -17,7 +17,8 @@ from fairseq_tickets.files import PathLike
 def staged_folder(target: PathLike) -> Iterator[Path]:
     """Yield an empty folder beside `target`; move its files into `target` when the block succeeds.
 
-    Files of the same names are replaced, others in `target` stay. When the block fails, nothing in `target` has changed.
+    Files of the same names are replaced, others in `target` stay. When the block fails, nothing in `target`
+    has changed.
 
     Raises:
         UserError: `target` is a file, can't be made or written, or the disk is full.

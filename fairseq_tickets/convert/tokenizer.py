@@ -1,7 +1,8 @@
 """A Hugging Face tokenizer whose numbers are fairseq's: what an exported model needs beside its weights.
 
-Where import moved no rows (RoBERTa, XLM-R) the tokenizer files are copied. For BERT the word numbers in tokenizer.json are
-rewritten, and pairs are joined as the fine-tuned model saw them in fairseq: `<s> A </s> </s> B </s>`, one segment.
+Where import moved no rows (RoBERTa, XLM-R) the tokenizer files are copied. For BERT the word numbers in
+tokenizer.json are rewritten, and pairs are joined as the fine-tuned model saw them in fairseq: `<s> A </s>
+</s> B </s>`, one segment.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def export_tokenizer(source: Path, target: Path, rows: int, max_positions: int) 
     symbols = read_dictionary(source / "dict.txt")
     if len(symbols) != rows:
         raise UserError(
-            f"{source / 'dict.txt'} belongs to another model: it has {len(symbols)} words with the special ones, "
+            f"{source / 'dict.txt'} belongs to another model: it has {len(symbols)} words with the "
+            "special ones, "
             f"the checkpoint has {rows}"
         )
     vocabulary = read_vocabulary(source, bert=(source / "vocab.txt").is_file())

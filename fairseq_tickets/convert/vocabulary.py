@@ -1,8 +1,9 @@
 """The vocabulary of a Hugging Face tokenizer, and the fairseq dictionary that holds the same words.
 
-fairseq numbers words its own way: `<s> <pad> </s> <unk>`, then the words of dict.txt, then `<mask>`, which its tasks add
-last. So [CLS], [PAD], [SEP], [UNK] and [MASK] get these names and places, and the other words follow in their own order.
-For RoBERTa and XLM-R that changes nothing; for BERT the rows of the word embedding move.
+fairseq numbers words its own way: `<s> <pad> </s> <unk>`, then the words of dict.txt, then `<mask>`, which
+its tasks add last. So [CLS], [PAD], [SEP], [UNK] and [MASK] get these names and places, and the other words
+follow in their own order. For RoBERTa and XLM-R that changes nothing; for BERT the rows of the word embedding
+move.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ class Dictionary:
 def make_dictionary(vocabulary: Vocabulary, rows: int) -> Dictionary:
     """Order a vocabulary as fairseq does, for an embedding of `rows` rows.
 
-    Words without a row can't be used and are left out. Rows without a word, words listed twice and words with a line
-    break become `madeupwordNNNN`, as fairseq calls its fillers, so that there is a symbol for every row.
+    Words without a row can't be used and are left out. Rows without a word, words listed twice and words with
+    a line break become `madeupwordNNNN`, as fairseq calls its fillers, so that there is a symbol for every
+    row.
 
     Raises:
         UserError: a special word other than `<mask>` has no row.
@@ -89,7 +91,7 @@ def make_dictionary(vocabulary: Vocabulary, rows: int) -> Dictionary:
 
 
 def write_dictionary(path: Path, symbols: Sequence[str]) -> None:
-    """Write dict.txt: every symbol but the special ones, which fairseq adds by itself; the counts mean nothing."""
+    """Write dict.txt: all symbols but the special ones, which fairseq adds; the counts mean nothing."""
     with open(path, "w", encoding="utf-8", newline="\n") as handle:
         handle.writelines(f"{symbol} 1\n" for symbol in symbols[4:-1])
 

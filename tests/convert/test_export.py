@@ -19,8 +19,18 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.tickets import SuperTicket
 from tests.convert.toy import BERT_WORDS, hf_model, stock_fairseq, write_folder
-from tests.plugin.toy import EMBED, FFN, HEADS, LAYERS, VOCABULARY, dictionary, model_options, randomise
-from tests.plugin.toy import ticket_roberta, tokens
+from tests.plugin.toy import (
+    EMBED,
+    FFN,
+    HEADS,
+    LAYERS,
+    VOCABULARY,
+    dictionary,
+    model_options,
+    randomise,
+    ticket_roberta,
+    tokens,
+)
 
 HEAD = "sentence_classification_head"
 SHAPE = ModelShape(LAYERS, HEADS, EMBED, FFN)
@@ -52,7 +62,7 @@ def imported(tmp_path: Path) -> Path:
 
 
 def transformers_logits(folder: Path, batch: torch.Tensor) -> torch.Tensor:
-    """Logits of AutoModelForSequenceClassification; nothing missing from the file and nothing unknown in it."""
+    """Logits of AutoModelForSequenceClassification; nothing is missing from the file or unknown."""
     from transformers import AutoModelForSequenceClassification
 
     model, information = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
@@ -126,7 +136,7 @@ def test_gated_and_compact_come_out_equal() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_import_of_an_export_is_the_same_model(seed: int, tmp_path: Path) -> None:
-    """Random sizes: import(export(x)) == x bit for bit; the language-model head only where there is no other."""
+    """Random sizes: import(export(x)) == x, bit for bit; the language-model head where there is no other."""
     draw = torch.Generator().manual_seed(seed)
     heads, head_dim, ffn, layers = (int(torch.randint(1, 5, (), generator=draw)) for _ in range(4))
     sizes = {
@@ -166,7 +176,9 @@ def test_fairseq_export_goes_on_training_under_the_plugin(imported: Path, tmp_pa
     again = ticket_roberta(layernorm_eps=shape["layernorm_eps"])
     again.load_state_dict(checkpoint.load(tmp_path / "model.pt")["model"])
     batch = tokens()
-    assert torch.equal(again.eval()(batch, classification_head_name=HEAD)[0], model(batch, classification_head_name=HEAD)[0])
+    assert torch.equal(
+        again.eval()(batch, classification_head_name=HEAD)[0], model(batch, classification_head_name=HEAD)[0]
+    )
 
 
 def test_berts_tokenizer_is_renumbered_to_fairseqs_order(tmp_path: Path) -> None:
@@ -183,14 +195,16 @@ def test_berts_tokenizer_is_renumbered_to_fairseqs_order(tmp_path: Path) -> None
 
     words = Dictionary.load(str(tmp_path / "imported" / "dict.txt"))
     words.add_symbol("<mask>")
-    expected = [words.index(word) for word in "<s> the cat ##s sat </s> </s> on a mat </s>".split()]
+    expected = [
+        words.index(word) for word in ["<s>", "the", "cat", "##s", "sat", "</s>", "</s>", "on", "a", "mat", "</s>"]
+    ]
     encoded = tokenizer("The cats sat", "on a mat")
     assert encoded["input_ids"] == expected and "token_type_ids" not in encoded
     assert tokenizer(["a", "the cat"], padding=True)["input_ids"][0] == [0, words.index("a"), 2, 1]
     assert tokenizer.mask_token_id == words.index("<mask>") == len(BERT_WORDS) - 1
     # and what the whole exported folder says is what the original model says of the same words
     original = hf_model("Bert", "ForSequenceClassification", num_labels=2)
-    numbers = [BERT_WORDS.index(word) for word in "[CLS] the cat ##s [SEP]".split()]
+    numbers = [BERT_WORDS.index(word) for word in ["[CLS]", "the", "cat", "##s", "[SEP]"]]
     batch = torch.tensor([tokenizer("the cats")["input_ids"]])
     theirs = original(input_ids=torch.tensor([numbers])).logits
     torch.testing.assert_close(transformers_logits(tmp_path / "out", batch), theirs, atol=1e-5, rtol=0)

@@ -160,7 +160,10 @@ def test_sharded_weights(tmp_path: Path) -> None:
 
 
 BAD_CONFIGS = [
-    ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported; it must be one of bert, roberta, xlm-roberta"),
+    (
+        {"model_type": "gpt2"},
+        "model_type 'gpt2' is not supported; it must be one of bert, roberta, xlm-roberta",
+    ),
     ({"hidden_act": "swish"}, "hidden_act 'swish' is not supported"),
     ({"position_embedding_type": "relative_key"}, "only absolute positions"),
     ({"is_decoder": True}, "decoder"),

@@ -1,4 +1,4 @@
-"""Small random Hugging Face folders, all sizes different, and the two independent judges: transformers and stock fairseq."""
+"""Small random Hugging Face folders, all sizes different, and stock fairseq to judge by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from torch import Tensor
 
 LAYERS, HEADS, EMBED, FFN, POSITIONS = 3, 2, 10, 14, 24
 # numbers are scattered on purpose, so that a row left in its old place shows
-BERT_WORDS = ["[PAD]", "the", "[unused0]", "[MASK]", "cat", "##s", "[UNK]", "sat", "[CLS]", "on", "[SEP]", "mat", "a"]
+BERT_WORDS = [
+    "[PAD]",
+    "the",
+    "[unused0]",
+    "[MASK]",
+    "cat",
+    "##s",
+    "[UNK]",
+    "sat",
+    "[CLS]",
+    "on",
+    "[SEP]",
+    "mat",
+    "a",
+]
 ROBERTA_WORDS = ["<s>", "<pad>", "</s>", "<unk>", ".", "Ġthe", "Ġcat", "s", "Ġsat", "Ġon", "Ġmat", "<mask>"]
 SIZES = {
     "hidden_size": EMBED,
@@ -55,7 +69,7 @@ def write_folder(model: Any, folder: Path, binary: bool = False) -> Path:
 
 
 def stock_fairseq(folder: Path, eps: float | None = None, file: str = "model.pt", data: str = ".") -> Any:
-    """fairseq's own RobertaModel.from_pretrained, in evaluation mode; `eps` replaces that of its layer norms."""
+    """fairseq's own RobertaModel.from_pretrained, in evaluation mode; `eps` replaces its layer norms' own."""
     from fairseq.models.roberta import RobertaModel
 
     hub = RobertaModel.from_pretrained(str(folder), file, data, bpe=None)
