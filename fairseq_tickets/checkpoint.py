@@ -1,7 +1,7 @@
 """fairseq's checkpoints, read and written safely: the only place that calls torch.load and torch.save.
 
 Reading has `weights_only` semantics: a pickle that would call anything outside a short allow-list (see safe_pickle.py)
-is refused. Writing goes to a temporary file that is renamed when whole. `install_into_fairseq` gives fairseq-train the
+is refused. Writing goes to a temporary file that is renamed when whole. `plugin/checkpoints.py` gives fairseq-train the
 same two functions.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import pickle
 import re
 import shutil
@@ -17,7 +16,7 @@ import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -87,7 +86,7 @@ def save(content: Any, path: PathLike) -> None:
     with atomic_write(path) as temporary, open(temporary, "wb") as handle:
         output = _Output(handle)
         try:
-            torch.save(content, output)
+            torch.save(content, cast("IO[bytes]", output))
         except Exception:
             if output.fault is not None:  # PyTorch reports a failed write as a RuntimeError of its own
                 raise output.fault from None
@@ -128,7 +127,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
             continue
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(cast(bytes, tensor.reshape(-1).view(torch.uint8).numpy()))  # by its buffer, not copied
     return digest.hexdigest()
 
 
@@ -137,28 +136,13 @@ def is_head(name: str) -> bool:
     return "classification_heads." in name or ".lm_head." in name or name.startswith("lm_head.")
 
 
-def install_into_fairseq() -> None:
-    """Let fairseq load and save as here, for as long as the process lives; calling it again changes nothing.
-
-    A load that does not fit the model becomes a UserError that names the first parameter at fault with both shapes.
-    """
-    from fairseq import checkpoint_utils, models, trainer
-
-    if isinstance(checkpoint_utils.torch, _SafeTorch):
-        return
-    checkpoint_utils.torch = _SafeTorch()
-    checkpoint_utils.PathManager = _whole_copies(checkpoint_utils.PathManager)
-    checkpoint_utils.torch_persistent_save = _persistent_save(checkpoint_utils.torch_persistent_save)
-    base = models.BaseFairseqModel
-    base.load_state_dict = _name_the_misfit(base.load_state_dict)
-    trainer.Trainer.load_checkpoint = _name_the_file(trainer.Trainer.load_checkpoint)
-
-
 def misfit(given: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
     """The first way in which the tensors `given` don't fit those of `model`, in words; None if they do."""
     for name, tensor in model.items():
         if name in given and tuple(given[name].shape) != tuple(tensor.shape):
-            return f"{name} has shape {tuple(given[name].shape)} in the checkpoint and {tuple(tensor.shape)} in the model"
+            return (
+                f"{name} has shape {tuple(given[name].shape)} in the checkpoint and {tuple(tensor.shape)} in the model"
+            )
     for names, fault in (
         ([name for name in model if name not in given], "the checkpoint does not have"),
         ([name for name in given if name not in model], "the model does not have"),
@@ -178,7 +162,7 @@ def _load_allowed(path: Path, named: set[str], options: dict[str, Any]) -> Any:
         if "weights_only" in torch.load.__code__.co_varnames:
             options = {**options, "weights_only": False}  # the module is the guard: PyTorch takes only one of the two
         return torch.load(path, pickle_module=module, **options)
-    allowed = [(value, name) for name, value in safe_pickle.allowed_globals(named).items()]
+    allowed: list[Any] = [(value, name) for name, value in safe_pickle.allowed_globals(named).items()]
     with torch.serialization.safe_globals(allowed):
         return torch.load(path, weights_only=True, **options)
 
@@ -252,65 +236,3 @@ def _remove_stale(path: Path) -> None:
         for left in path.parent.glob(f".*{path.suffix}.*.tmp"):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()
-
-
-# fairseq
-
-
-class _SafeTorch:
-    """What fairseq.checkpoint_utils sees as `torch`: PyTorch, with the `load` of this file."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-    @staticmethod
-    def load(file: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
-        return load(getattr(file, "name", file), map_location)
-
-
-def _whole_copies(manager: Any) -> Any:
-    class PathManager(manager):  # type: ignore[misc]
-        @staticmethod
-        def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-            if manager.path_requires_pathmanager(dst_path) or (os.path.exists(dst_path) and not overwrite):
-                return bool(manager.copy(src_path, dst_path, overwrite))
-            copy(src_path, dst_path)
-            return True
-
-    return PathManager
-
-
-def _persistent_save(original: Any) -> Any:
-    def torch_persistent_save(obj: Any, filename: Any, async_write: bool = False) -> None:
-        if async_write or not isinstance(filename, (str, os.PathLike)):
-            original(obj, filename, async_write=async_write)
-        else:
-            save(obj, filename)
-
-    return torch_persistent_save
-
-
-def _name_the_misfit(original: Any) -> Any:
-    def load_state_dict(self: Any, state_dict: Any, *args: Any, **options: Any) -> Any:
-        try:
-            return original(self, state_dict, *args, **options)
-        except RuntimeError as error:
-            fault = misfit(state_dict, self.state_dict())
-            if fault is None:
-                raise
-            raise UserError(f"the checkpoint does not fit the model: {fault}") from error
-
-    return load_state_dict
-
-
-def _name_the_file(original: Any) -> Any:
-    def load_checkpoint(self: Any, filename: Any, *args: Any, **options: Any) -> Any:
-        try:
-            return original(self, filename, *args, **options)
-        except Exception as error:  # fairseq raises a bare Exception, with the cause as its context
-            cause = error if isinstance(error, UserError) else error.__context__
-            if isinstance(cause, UserError) and str(filename) not in str(cause):
-                raise UserError(f"{filename}: {cause}") from error
-            raise
-
-    return load_checkpoint

@@ -119,7 +119,7 @@ def _allow_unhashable_defaults() -> None:
 
 
 def _unhashable_defaults(cls: type) -> Iterator[type]:
-    """Classes of the defaults in `cls` that the decorator would refuse, if they are fairseq's, hydra's or a plugin's."""
+    """Classes of the defaults in `cls` that the decorator would refuse, if they or `cls` are fairseq's."""
     ours = _is_ours(cls)
     for value in list(vars(cls).values()):
         default = value.default if isinstance(value, dataclasses.Field) else value
@@ -233,7 +233,7 @@ def _patch_hydra_report(module: Any) -> None:
 
 def _patch_plugin_scan(module: Any) -> None:
     """hydra.core.plugins: `importer.find_module(name).load_module(name)` is gone from Python 3.12 on."""
-    if sys.version_info < (3, 12) or "pkgutil" not in vars(module):
+    if hasattr(importlib.machinery.FileFinder, "find_module") or "pkgutil" not in vars(module):
         return
 
     class Importer:

@@ -71,8 +71,8 @@ def allowed_globals(named: set[str]) -> dict[str, Any]:
     for kind in (dict, list, tuple, str, int, float, bool, set):
         found[f"builtins.{kind.__name__}"] = kind
     for scalar in SCALARS:
-        kind = type(np.dtype(scalar))
-        found[f"{kind.__module__}.{kind.__qualname__}"] = kind
+        dtype = type(np.dtype(scalar))
+        found[f"{dtype.__module__}.{dtype.__qualname__}"] = dtype
     found.update({name: StandIn for name in named if name.startswith(FOREIGN)})
     return found
 
@@ -123,6 +123,7 @@ def _scan(stream: Any, names: set[str]) -> None:
     strings: list[str] = []  # the last strings pushed; STACK_GLOBAL takes its module and name from them
     memo: dict[int, str] = {}
     last: Any = None
+    argument: Any
     for operation, argument, _ in pickletools.genops(stream):
         name = operation.name
         if name in ("GLOBAL", "INST"):

@@ -1,7 +1,7 @@
 """Everything this package registers with fairseq; importing it registers all, once."""
 
-from fairseq_tickets.checkpoint import install_into_fairseq
 from fairseq_tickets.plugin import criterion, model, task
+from fairseq_tickets.plugin.checkpoints import install_into_fairseq
 
 __all__ = ["criterion", "model", "task"]
 

@@ -1,0 +1,90 @@
+"""fairseq's own loading and saving, led through `fairseq_tickets.checkpoint`.
+
+So fairseq-train refuses what our commands refuse, a run that is killed while it saves leaves no broken
+checkpoint_last.pt, and a checkpoint of another shape is one clear line.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils, models, trainer
+
+from fairseq_tickets.checkpoint import copy, load, misfit, save
+from fairseq_tickets.errors import UserError
+
+
+def install_into_fairseq() -> None:
+    """Let fairseq load and save as here, for as long as the process lives; calling it again changes nothing.
+
+    A load that does not fit the model becomes a UserError that names the first parameter at fault with both shapes.
+    """
+    if isinstance(checkpoint_utils.torch, _SafeTorch):
+        return
+    checkpoint_utils.torch = _SafeTorch()
+    checkpoint_utils.PathManager = _whole_copies(checkpoint_utils.PathManager)
+    checkpoint_utils.torch_persistent_save = _persistent_save(checkpoint_utils.torch_persistent_save)
+    base = models.BaseFairseqModel
+    base.load_state_dict = _name_the_misfit(base.load_state_dict)
+    trainer.Trainer.load_checkpoint = _name_the_file(trainer.Trainer.load_checkpoint)
+
+
+class _SafeTorch:
+    """What fairseq.checkpoint_utils sees as `torch`: PyTorch, with the `load` of this file."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def load(file: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
+        return load(getattr(file, "name", file), map_location)
+
+
+def _whole_copies(manager: Any) -> Any:
+    class PathManager(manager):  # type: ignore[misc]
+        @staticmethod
+        def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+            if manager.path_requires_pathmanager(dst_path) or (os.path.exists(dst_path) and not overwrite):
+                return bool(manager.copy(src_path, dst_path, overwrite))
+            copy(src_path, dst_path)
+            return True
+
+    return PathManager
+
+
+def _persistent_save(original: Any) -> Any:
+    def torch_persistent_save(obj: Any, filename: Any, async_write: bool = False) -> None:
+        if async_write or not isinstance(filename, (str, os.PathLike)):
+            original(obj, filename, async_write=async_write)
+        else:
+            save(obj, filename)
+
+    return torch_persistent_save
+
+
+def _name_the_misfit(original: Any) -> Any:
+    def load_state_dict(self: Any, state_dict: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return original(self, state_dict, *args, **options)
+        except RuntimeError as error:
+            fault = misfit(state_dict, self.state_dict())
+            if fault is None:
+                raise
+            raise UserError(f"the checkpoint does not fit the model: {fault}") from error
+
+    return load_state_dict
+
+
+def _name_the_file(original: Any) -> Any:
+    def load_checkpoint(self: Any, filename: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return original(self, filename, *args, **options)
+        except Exception as error:  # fairseq raises a bare Exception, with the cause as its context
+            cause = error if isinstance(error, UserError) else error.__context__
+            if isinstance(cause, UserError) and str(filename) not in str(cause):
+                raise UserError(f"{filename}: {cause}") from error
+            raise
+
+    return load_checkpoint
