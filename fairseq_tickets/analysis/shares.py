@@ -68,17 +68,6 @@ def task_shares(scores: Mapping[str, Scores]) -> Shares:
     return Shares(list(scores), heads.mean(axis=0), _share(heads), ffn.mean(axis=0), _share(ffn))
 
 
-def evenness(shares: FloatArray) -> FloatArray:
-    """Entropy of the shares over the first axis, divided by its largest value: 1 = all tasks alike, 0 = one
-    task only.
-    """
-    if len(shares) < 2:
-        return np.zeros(shares.shape[1:])
-    logs = np.log(np.where(shares > 0, shares, 1.0))
-    result: FloatArray = -(shares * logs).sum(axis=0) / np.log(len(shares))
-    return result
-
-
 def shares_table(found: Shares) -> Table:
     """Every structure with its importance and its share for each task; the data behind Figure 6."""
     layers, heads = found.head_importance.shape

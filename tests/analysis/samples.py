@@ -1,4 +1,4 @@
-"""Made-up but plausible inputs for the analysis: result files, tickets, scores and counts. Also some rows of the papers."""
+"""Made-up but plausible inputs: result files, tickets, scores and counts. Also some rows of the papers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,34 @@ TABLE_5 = {
 TABLE_8 = {
     0: {"MNLI": [647, 766, 986], "QNLI": [647, 725, 766], "SST": [304, 647, 725], "QQP": [647, 725, 766]},
     6: {"MNLI": [430, 498, 1024], "QNLI": [430, 498, 1024], "SST": [430, 498, 1024], "QQP": [430, 500, 1024]},
-    10: {"MNLI": [254, 534, 1024], "QNLI": [254, 534, 1024], "SST": [254, 534, 1024], "QQP": [254, 534, 1024]},
+    10: {
+        "MNLI": [254, 534, 1024],
+        "QNLI": [254, 534, 1024],
+        "SST": [254, 534, 1024],
+        "QQP": [254, 534, 1024],
+    },
 }
 # Rows of paper D, Table 1: layer -> matrix -> dimensions, most out-weighted first; layer 22 has empty places.
 TABLE_1 = {
-    0: {"q_proj": [981, 673, 304], "v_proj": [673, 981, 472], "out_proj": [647, 766, 986], "fc2": [487, 584, 3291]},
-    16: {"q_proj": [673, 631, 547], "v_proj": [631, 673, 547], "out_proj": [1024, 657, 819], "fc2": [3454, 4096, 1288]},
+    0: {
+        "q_proj": [981, 673, 304],
+        "v_proj": [673, 981, 472],
+        "out_proj": [647, 766, 986],
+        "fc2": [487, 584, 3291],
+    },
+    16: {
+        "q_proj": [673, 631, 547],
+        "v_proj": [631, 673, 547],
+        "out_proj": [1024, 657, 819],
+        "fc2": [3454, 4096, 1288],
+    },
     22: {"q_proj": [631], "v_proj": [631, 673, 547], "out_proj": [559, 1024, 46], "fc2": [3341, 3176, 1078]},
 }
 
 
-def dominant(shape: ModelShape, chosen: dict[str, dict[int, list[int]]], **provenance: object) -> DominantTicket:
+def dominant(
+    shape: ModelShape, chosen: dict[str, dict[int, list[int]]], **provenance: object
+) -> DominantTicket:
     """Ticket with `chosen` (matrix -> layer -> dimensions) and nothing elsewhere."""
     rows = {m: [list(chosen.get(m, {}).get(layer, [])) for layer in range(shape.layers)] for m in MATRICES}
     return DominantTicket(shape, rows, None, dict(provenance))
@@ -43,11 +60,13 @@ def dominant(shape: ModelShape, chosen: dict[str, dict[int, list[int]]], **prove
 def paper_ticket(task: str) -> DominantTicket:
     """The rows above for one task."""
     tables = {"q_proj": TABLE_5, "out_proj": TABLE_8}
-    return dominant(LARGE, {m: {layer: row[task] for layer, row in t.items()} for m, t in tables.items()}, task=task)
+    return dominant(
+        LARGE, {m: {layer: row[task] for layer, row in t.items()} for m, t in tables.items()}, task=task
+    )
 
 
 def skeleton_ticket(shape: ModelShape, seed: int, top_k: int = 3) -> DominantTicket:
-    """A ticket as the paper finds them: few dimensions through most layers, scattered ones and biases in W^O and W^FC2."""
+    """A ticket as the paper finds them: few dimensions in most layers; scattered ones and biases in W^O, W^FC2."""
     common = random.Random(7)
     bones = common.sample(range(shape.embed_dim), 5)
     own = random.Random(seed)
@@ -82,7 +101,9 @@ def counts_of(ticket: DominantTicket, seed: int) -> dict[str, np.ndarray]:
     return counts
 
 
-def super_ticket(shape: ModelShape, heads: list[list[int]], ffn: list[int], **provenance: object) -> SuperTicket:
+def super_ticket(
+    shape: ModelShape, heads: list[list[int]], ffn: list[int], **provenance: object
+) -> SuperTicket:
     return SuperTicket(shape, heads, ffn, dict(provenance))
 
 
@@ -123,7 +144,17 @@ def result(**changes: object) -> dict:
         "partial_data": False,
     }
     content.update(changes)
-    shown = ("experiment", "model", "task", "method", "level", "top_k", "seed", "train_fraction", "source_task")
+    shown = (
+        "experiment",
+        "model",
+        "task",
+        "method",
+        "level",
+        "top_k",
+        "seed",
+        "train_fraction",
+        "source_task",
+    )
     content.setdefault("key", "-".join(str(content[name]) for name in shown) + json.dumps(content["config"]))
     return content
 
@@ -136,8 +167,10 @@ def write(folder: Path, contents: list[dict]) -> Path:
     return folder
 
 
-def single_task_runs(tasks: tuple[str, ...] = ("RTE", "MRPC", "SST-2", "STS-B"), seeds: int = 3) -> list[dict]:
-    """A whole experiment of paper S with a phase transition, made from a formula and a little seeded noise."""
+def single_task_runs(
+    tasks: tuple[str, ...] = ("RTE", "MRPC", "SST-2", "STS-B"), seeds: int = 3
+) -> list[dict]:
+    """A whole experiment of paper S with a phase transition: a formula and a little seeded noise."""
     noise = random.Random(3)
     metrics = {"MRPC": ("accuracy", "f1"), "STS-B": ("pearson", "spearman"), "CoLA": ("mcc",)}
     base = {"RTE": 0.65, "MRPC": 0.84, "SST-2": 0.90, "STS-B": 0.86}
@@ -153,7 +186,12 @@ def single_task_runs(tasks: tuple[str, ...] = ("RTE", "MRPC", "SST-2", "STS-B"),
             for method, (rise, fall) in slopes.items():
                 for step in range(1, 9):
                     level = step / 10
-                    score = start + shift + small * (rise * level - fall * level**2) + noise.gauss(0, 0.006 * small)
+                    score = (
+                        start
+                        + shift
+                        + small * (rise * level - fall * level**2)
+                        + noise.gauss(0, 0.006 * small)
+                    )
                     left = {"encoder": 1 - 0.7 * level, "without_embeddings": 1 - level}
                     chosen = {"level": level, "method": method, "weight_remaining": left}
                     runs.append(result(score=score, **chosen, **kinds))

@@ -40,7 +40,12 @@ def test_popular_dimensions_by_hand(table_1):
     assert found == [(stream, 673), (stream, 631), (stream, 547)]
     assert dimensions.popular_dimensions([table_1], ("q_proj", "v_proj"), 1) == [(stream, 673)]
     row = dimensions.layer_table(table_1, ("q_proj",)).rows[0]
-    assert [cell.bold for cell in row] == [False, False, False, False]  # in W^Q alone nothing is in three layers
+    assert [cell.bold for cell in row] == [
+        False,
+        False,
+        False,
+        False,
+    ]  # in W^Q alone nothing is in three layers
 
 
 def test_numbers_of_different_spaces_are_not_mixed():
@@ -98,10 +103,14 @@ def test_terminal_colours_leave_the_text_as_it_was(table_1):
     assert re.sub("\x1b[^m]*m", "", painted) == render(table, "markdown")
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("sort", "--sort size"), ("matrix", "--matrix W: must be one of q_proj")])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("sort", "--sort size"), ("matrix", "--matrix W: must be one of q_proj")]
+)
 def test_bad_choices(table_1, kind, reason):
     with pytest.raises(UserError, match=reason):
-        dimensions.layer_table(table_1, ("W",) if kind == "matrix" else ("q_proj",), "size" if kind == "sort" else "count")
+        dimensions.layer_table(
+            table_1, ("W",) if kind == "matrix" else ("q_proj",), "size" if kind == "sort" else "count"
+        )
 
 
 def test_tickets_of_two_models():

@@ -18,7 +18,7 @@ def similarity(a, b, measure):
 
 
 def test_rows_printed_in_the_paper():
-    """MNLI and QNLI, rows 0, 7, 11 of Table 5 and 0, 6, 10 of Table 8: common 2+3+2 and 2+3+3 of 4+3+4 and 4+3+3."""
+    """MNLI and QNLI, rows 0, 7, 11 of Table 5 and 0, 6, 10 of Table 8: common 7 and 8 of 11 and 10."""
     mnli, qnli, sst = (paper_ticket(task) for task in ("MNLI", "QNLI", "SST"))
     assert similarity(mnli, qnli, "dimension") == pytest.approx(15 / 21)
     assert similarity(mnli, qnli, "parameters") == pytest.approx(15 / 21)  # both matrices have 1024 rows
@@ -28,7 +28,7 @@ def test_rows_printed_in_the_paper():
 
 
 def test_the_three_measures_differ_as_named():
-    """W^Q agrees on 1 of 3 (20 parameters each), W^FC1 on 1 of 1 (50 each), W^V is empty in one, W^O in both."""
+    """W^Q agrees on 1 of 3 (20 parameters each), W^FC1 on 1 of 1 (50), W^V is empty in one, W^O in both."""
     a = dominant(SMALL, {"q_proj": {0: [1, 2]}, "fc1": {2: [5]}, "v_proj": {1: [3]}})
     b = dominant(SMALL, {"q_proj": {0: [2, 4]}, "fc1": {2: [5]}})
     assert similarity(a, b, "dimension") == pytest.approx(2 / 5)
@@ -46,7 +46,12 @@ def test_empty_tickets_are_the_same():
     empty = dominant(SMALL, {})
     for measure in overlap.DOMINANT_MEASURES:
         assert similarity(empty, empty, measure) == 1.0
-        assert overlap.expected_jaccard(overlap.blocks_of(empty, measure), overlap.blocks_of(empty, measure), measure) == 1
+        assert (
+            overlap.expected_jaccard(
+                overlap.blocks_of(empty, measure), overlap.blocks_of(empty, measure), measure
+            )
+            == 1
+        )
 
 
 @pytest.mark.parametrize("measure", overlap.DOMINANT_MEASURES)
@@ -57,7 +62,8 @@ def test_exact_expectation_against_every_possible_pair(measure):
         blocks = ((5, 2), (4, 3))
         choices = [itertools.combinations(range(n), k) for (n, _), k in zip(blocks, sizes)]
         return [
-            [overlap.Block(frozenset(s), n, w) for s, (n, w) in zip(sets, blocks)] for sets in itertools.product(*choices)
+            [overlap.Block(frozenset(s), n, w) for s, (n, w) in zip(sets, blocks)]
+            for sets in itertools.product(*choices)
         ]
 
     left, right = every((2, 1)), every((3, 2))
@@ -75,13 +81,15 @@ def test_simulated_baseline_agrees_with_the_exact_one_and_repeats():
 
 
 def test_random_tickets_of_the_papers_size_share_nearly_nothing():
-    """Section 4.3: 'the similarity between random tickets is nearly 0'. Three of 1025: about 3/1025 of 3, over 6."""
+    """Section 4.3: 'the similarity between random tickets is nearly 0'. About 3 · 3/1025 common of 6."""
     tickets = {str(seed): skeleton_ticket(LARGE, seed) for seed in (1, 2)}
-    assert overlap.random_baseline(tickets, "dimension", draws=2, seed=1).expected == pytest.approx(0.00129, abs=1e-4)
+    assert overlap.random_baseline(tickets, "dimension", draws=2, seed=1).expected == pytest.approx(
+        0.00129, abs=1e-4
+    )
 
 
 def test_super_tickets():
-    """Heads kept: 3 common of 4; pruned: 8 common of 9. FFNs kept: 1 common of 3; pruned: none common, 2 in all."""
+    """Heads kept: 3 common of 4; pruned: 8 of 9. FFNs kept: 1 common of 3; pruned: none of 2."""
     a = super_ticket(SMALL, [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], [1, 1, 0])
     b = super_ticket(SMALL, [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], [1, 0, 1])
     found = {m: similarity(a, b, m) for m in overlap.measures_for({"a": a, "b": b})}

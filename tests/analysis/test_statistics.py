@@ -48,7 +48,7 @@ def test_spread_by_hand():
 
 
 def test_paired_t_by_hand():
-    """Differences 1, 2, 3: mean 2, sd 1, t = 2 / (1/sqrt 3); with 2 degrees of freedom p = 1 - t / sqrt(t^2 + 2)."""
+    """Differences 1, 2, 3: mean 2, sd 1, t = 2 sqrt 3; 2 degrees of freedom: p = 1 - t / sqrt(t^2 + 2)."""
     found = paired_t_test([2, 4, 6], [1, 2, 3])
     t = 2 * math.sqrt(3)
     assert found.difference == 2 and found.n == 3
@@ -62,7 +62,9 @@ def test_paired_t_at_its_borders():
     assert shifted.t == -math.inf and shifted.p == 0
 
 
-@pytest.mark.parametrize(("a", "b", "reason"), [([1], [2], "at least 2 seeds, got 1"), ([1, 2], [1], "got 2 and 1")])
+@pytest.mark.parametrize(
+    ("a", "b", "reason"), [([1], [2], "at least 2 seeds, got 1"), ([1, 2], [1], "got 2 and 1")]
+)
 def test_paired_t_needs_pairs(a, b, reason):
     with pytest.raises(UserError, match=reason):
         paired_t_test(a, b)
@@ -70,7 +72,14 @@ def test_paired_t_needs_pairs(a, b, reason):
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(83.65, 1, "83.7"), (0.25, 1, "0.3"), (-0.25, 1, "-0.3"), (-0.01, 1, "0.0"), (1.005, 2, "1.01"), (7, 0, "7")],
+    [
+        (83.65, 1, "83.7"),
+        (0.25, 1, "0.3"),
+        (-0.25, 1, "-0.3"),
+        (-0.01, 1, "0.0"),
+        (1.005, 2, "1.01"),
+        (7, 0, "7"),
+    ],
 )
 def test_rounding(value, digits, text):
     assert round_half_up(value, digits) == text
