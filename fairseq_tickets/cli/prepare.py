@@ -51,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     own.add_argument("--columns", metavar="A[,B]", help="the one or two sentence columns")
     own.add_argument("--label", metavar="NAME", help="the column of labels or scores (default: label)")
-    own.add_argument(
-        "--labels", metavar="X,Y,...", help="the classes in order (default: those of --train, sorted)"
-    )
+    own.add_argument("--labels", metavar="X,Y,...", help="the classes in order (default: those of --train, sorted)")
     own.add_argument(
         "--regression",
         metavar="LOW,HIGH",
@@ -61,18 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="any",
         help="the label is a score; lines with one outside LOW to HIGH are rejected",
     )
-    own.add_argument(
-        "--no-header", action="store_true", help="TSV without header: columns are numbers, from 1"
-    )
-    own.add_argument(
-        "--metrics", metavar="M,...", help="accuracy, f1, mcc; or pearson, spearman; the main one first"
-    )
+    own.add_argument("--no-header", action="store_true", help="TSV without header: columns are numbers, from 1")
+    own.add_argument("--metrics", metavar="M,...", help="accuracy, f1, mcc; or pearson, spearman; the main one first")
     own.add_argument("--name", help="the task's name in task.json (default: name of the output folder)")
     tokens = parser.add_argument_group("tokens")
     tokens.add_argument("--tokenizer", metavar="FILE_OR_DIR", type=Path, help="see the examples")
-    tokens.add_argument(
-        "--dict", metavar="FILE", type=Path, help="fairseq dictionary (default: dict.txt beside it)"
-    )
+    tokens.add_argument("--dict", metavar="FILE", type=Path, help="fairseq dictionary (default: dict.txt beside it)")
     tokens.add_argument(
         "--train-sentencepiece",
         metavar="N",
@@ -95,9 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train on a part: 500 examples, 0.01 or 1%% of them; parts of one seed are nested",
     )
     rest.add_argument("--seed", metavar="N", type=int, default=1, help="seed of --subset (default: 1)")
-    rest.add_argument(
-        "--json", action="store_true", help="print the content of task.json instead of a summary"
-    )
+    rest.add_argument("--json", action="store_true", help="print the content of task.json instead of a summary")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -131,11 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(content: Mapping[str, Any], output: Path) -> str:
     """The figures of a task.json as a few lines of text."""
-    classes = (
-        f"{content['num_classes']} classes: {', '.join(content['labels'])}"
-        if content["labels"]
-        else "a score"
-    )
+    classes = f"{content['num_classes']} classes: {', '.join(content['labels'])}" if content["labels"] else "a score"
     lines = [f"{content['name']}: {'pairs' if content['pairs'] else 'sentences'}, {classes}"]
     for split, entry in content["splits"].items():
         bad = sum(map(len, entry["rejected"].values()))
@@ -147,11 +133,7 @@ def summary(content: Mapping[str, Any], output: Path) -> str:
         )
         for reason, numbers in entry["rejected"].items():
             shown = ", ".join(map(str, numbers[:LINES_SHOWN]))
-            more = (
-                f" and {len(numbers) - LINES_SHOWN} more (see task.json)"
-                if len(numbers) > LINES_SHOWN
-                else ""
-            )
+            more = f" and {len(numbers) - LINES_SHOWN} more (see task.json)" if len(numbers) > LINES_SHOWN else ""
             lines.append(f"         {reason}: {len(numbers)}, in line {shown}{more}")
         unknown = 100 * entry["unknown_tokens"] / entry["tokens"]
         long = entry["longer_than_max_length"]
@@ -182,11 +164,7 @@ def _known_task(args: argparse.Namespace) -> tuple[Any, Mapping[str, Path]]:
         "metrics",
         "name",
     )
-    given = [
-        name.replace("_", "-")
-        for name, value in vars(args).items()
-        if name in own and value not in (None, False)
-    ]
+    given = [name.replace("_", "-") for name, value in vars(args).items() if name in own and value not in (None, False)]
     if given:
         raise UserError(f"--{given[0]} is for your own files; it does not go with --task {args.task}")
     spec = find_task(args.task)
@@ -211,9 +189,7 @@ def _own_task(args: argparse.Namespace) -> tuple[Any, Mapping[str, Path]]:
         raise UserError("--columns: name the sentence columns, for example --columns premise,hypothesis")
     score_range = None
     if args.regression is not None:
-        score_range = (
-            ANY_SCORE if args.regression == "any" else _numbers("--regression", args.regression, float)
-        )
+        score_range = ANY_SCORE if args.regression == "any" else _numbers("--regression", args.regression, float)
         if not score_range[0] < score_range[1]:
             raise UserError(f"--regression {args.regression}: LOW must be below HIGH")
     spec = generic_task(

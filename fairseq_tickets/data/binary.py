@@ -55,9 +55,7 @@ class Vocabulary:
     def table(self, symbols: Sequence[str]) -> npt.NDArray[np.int64]:
         """Dictionary number of each of a tokenizer's symbols; unknown ones and fairseq's specials become <unk>."""
         numbers = self._dictionary.indices
-        return np.array(
-            [self.unknown if s in SPECIALS else numbers.get(s, self.unknown) for s in symbols], np.int64
-        )
+        return np.array([self.unknown if s in SPECIALS else numbers.get(s, self.unknown) for s in symbols], np.int64)
 
 
 def write_binary(stem: Path, sequences: Iterable[npt.NDArray[np.int64]], vocabulary_size: int) -> None:

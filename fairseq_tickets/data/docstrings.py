@@ -30,8 +30,11 @@ LIBRARIES = ("numpy", "python", "scipy", "torch")
 FOLLOWS_SHARES = {"numpy": 0.125, "python": 0.375, "scipy": 0.25, "torch": 0.25}  # as far as the texts go
 PER_FILE = 100  # sentences or pairs of one file at most, so that no file dominates
 _SKIPPED = frozenset(
-    "tests test testing site-packages idlelib lib2to3 turtledemo ensurepip pydoc_data encodings _vendor _examples"
-    " f2py _inductor _dynamo _numpy __pycache__".split()
+    re.findall(
+        r"\S+",
+        "tests test testing site-packages idlelib lib2to3 turtledemo ensurepip pydoc_data encodings _vendor _examples"
+        " f2py _inductor _dynamo _numpy __pycache__",
+    )
 )
 _DOCUMENTING = frozenset(("add_newdoc", "add_docstr", "add_docstr_all"))
 _MASKS = tuple(
@@ -75,7 +78,10 @@ def write_follows(folder: Path, train: int = 3000, dev: int = 600, seed: int = 1
     _write(folder, ("sentence1", "sentence2", "label"), rows, seed)
 
 
-WRITERS: Mapping[str, Callable[[Path, int, int, int], None]] = {"origin": write_origin, "follows": write_follows}
+WRITERS: Mapping[str, Callable[[Path, int, int, int], None]] = {
+    "origin": write_origin,
+    "follows": write_follows,
+}
 
 
 def mask(sentence: str) -> str:
@@ -159,14 +165,17 @@ def _collect(
 
 
 def _half_wrong(found: Sequence[Found], chance: random.Random) -> Iterator[tuple[str, ...]]:
-    """Give every other pair the second sentence of another such pair; the seconds stay the same sentences as a whole."""
+    """Give every other pair another such pair's second sentence; as a whole the seconds stay the same."""
     order = sorted(found, key=lambda item: item[2])  # pairs of one file are neighbours here
     true = {(first, second) for first, second, _ in found}
     wrong = order[::2]
     seconds = [second for _, second, _ in wrong]
     for place, (first, _, name) in enumerate(wrong):
         same_file = [p for p, item in enumerate(wrong) if item[2] == name]
-        for other in (*chance.sample(same_file, len(same_file)), *chance.sample(range(len(wrong)), len(wrong))):
+        for other in (
+            *chance.sample(same_file, len(same_file)),
+            *chance.sample(range(len(wrong)), len(wrong)),
+        ):
             fits_here = (first, seconds[other]) not in true and first != seconds[other]
             there = wrong[other][0]
             if other != place and fits_here and (there, seconds[place]) not in true and there != seconds[place]:
@@ -179,9 +188,7 @@ def _half_wrong(found: Sequence[Found], chance: random.Random) -> Iterator[tuple
         yield first, second, "not_follows"
 
 
-def _write(
-    folder: Path, header: tuple[str, ...], rows: Mapping[str, Sequence[tuple[str, ...]]], seed: int
-) -> None:
+def _write(folder: Path, header: tuple[str, ...], rows: Mapping[str, Sequence[tuple[str, ...]]], seed: int) -> None:
     for split, examples in rows.items():
         mixed = sorted(examples, key=lambda row: _place(seed, "row", *row))
         with atomic_write(folder / f"{split}.tsv") as temporary:

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 SHORTEST, LONGEST = 6, 40  # words
 _COMMON = frozenset(
-    "the a an of is are to in be that this it for and with by on as if or not when which can from at will has was"
-    " have been but you used their its all".split()
+    re.findall(
+        r"\w+",
+        "the a an of is are to in be that this it for and with by on as if or not when which can from at will has was"
+        " have been but you used their its all",
+    )
 )
 _ROLE = re.compile(r":[a-zA-Z:+-]+:`~?\.?([^`<]*?)(?:\s*<[^`]*>)?`")
 _LITERAL = re.compile(r"``([^`]*)``|`([^`<]*?)(?:\s*<[^`]*>)?`_{0,2}|\*{1,2}([^*\s][^*]*)\*{1,2}")

@@ -54,9 +54,7 @@ def check_target(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"--output {path}: it exists already; --overwrite replaces it")
     if not _is_prepared(path):
-        raise UserError(
-            f"--output {path}: it is no folder of prepared data (no {TASK_FILE}), so it is not replaced"
-        )
+        raise UserError(f"--output {path}: it is no folder of prepared data (no {TASK_FILE}), so it is not replaced")
 
 
 def _is_prepared(path: Path) -> bool:

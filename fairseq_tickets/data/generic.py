@@ -1,4 +1,4 @@
-"""A task from the user's own TSV or JSON-lines files, with named columns (or numbered ones where there is no header)."""
+"""A task from the user's own TSV or JSON-lines files, with named columns, or numbered ones without a header."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def generic_task(
         classes = tuple(labels) if labels else _found_labels(files, columns, label, headerless)
         _check_classes(classes)
         if len(classes) != 2 and not {"f1", "mcc"}.isdisjoint(chosen):
-            raise UserError(
-                f"--metrics {','.join(chosen)}: F1 and MCC are for 2 classes; here are {len(classes)}"
-            )
+            raise UserError(f"--metrics {','.join(chosen)}: F1 and MCC are for 2 classes; here are {len(classes)}")
     return TaskSpec(name, tuple(columns), classes, label, score_range, chosen, headerless=headerless)
 
 
@@ -103,9 +101,5 @@ def _check_classes(classes: Sequence[str]) -> None:
     from fairseq_tickets.data.binary import SPECIALS
 
     for name in classes:
-        if (
-            name in (*SPECIALS, "<mask>")
-            or name.endswith("#fairseq:overwrite")
-            or len(name.splitlines()) != 1
-        ):
+        if name in (*SPECIALS, "<mask>") or name.endswith("#fairseq:overwrite") or len(name.splitlines()) != 1:
             raise UserError(f"label {name!r}: fairseq's label dictionary cannot hold it; rename it")

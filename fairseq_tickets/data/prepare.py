@@ -117,17 +117,13 @@ def prepare(
         content["splits"] = {}
         with _bar(sum(map(len, splits.values())), progress) as bar:
             for split, examples in splits.items():
-                written = _write_split(
-                    folder, split, examples, spec, chosen, table, vocabulary, max_length, bar
-                )
+                written = _write_split(folder, split, examples, spec, chosen, table, vocabulary, max_length, bar)
                 content["splits"][split] = _split_entry(split, examples, spec, full[split], written)
         _check_unknown(content["splits"].values(), chosen, dictionary)
         content["max_length"] = max_length
         content["tokenizer"] = chosen.describe()
         content["dictionary_sha256"] = sha256(inside)
-        (folder / TASK_FILE).write_text(
-            json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        (folder / TASK_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return content
 
 
@@ -142,9 +138,7 @@ def _read(spec: TaskSpec, split: str, path: Path) -> Examples:
 def _dictionary_beside(tokenizer: Path) -> Path:
     beside = (tokenizer if tokenizer.is_dir() else tokenizer.parent) / "dict.txt"
     if not beside.is_file():
-        raise UserError(
-            f"--dict: not given, and there is no {beside}; it is the dictionary of the pre-trained model"
-        )
+        raise UserError(f"--dict: not given, and there is no {beside}; it is the dictionary of the pre-trained model")
     return beside
 
 
@@ -176,9 +170,7 @@ def _write_split(
         for column, sentences in zip(columns, examples.sentences):
             column.extend(_encode(tokenizer, table, vocabulary.end, sentences[start:stop]))
         bar.update(stop - start)
-    kept = [
-        position for position in range(len(examples)) if all(len(column[position]) > 1 for column in columns)
-    ]
+    kept = [position for position in range(len(examples)) if all(len(column[position]) > 1 for column in columns)]
     if len(kept) < len(examples):
         for position in sorted(set(range(len(examples))) - set(kept)):
             examples.reject(NO_TOKENS, examples.lines[position])
@@ -191,16 +183,12 @@ def _write_split(
         write_scores(folder / "label", split, examples.scores)
     elif examples.labels:
         write_labels(folder / "label", split, examples.labels, spec.labels)
-    specials = (
-        1 if len(columns) == 1 else 2
-    )  # <s> first, and a second </s> between the sentences; </s> are in already
+    specials = 1 if len(columns) == 1 else 2  # <s> first, and a second </s> between the sentences; </s> are in already
     lengths = np.sum([[len(numbers) for numbers in column] for column in columns], axis=0) + specials
     figures: dict[str, Any] = {
         "kept": len(examples),
         "tokens": int(sum(len(numbers) - 1 for column in columns for numbers in column)),
-        "unknown_tokens": int(
-            sum((numbers == vocabulary.unknown).sum() for column in columns for numbers in column)
-        ),
+        "unknown_tokens": int(sum((numbers == vocabulary.unknown).sum() for column in columns for numbers in column)),
         "longest": int(lengths.max()),
         "longer_than_max_length": int((lengths > max_length).sum()),
     }
@@ -233,15 +221,13 @@ def _split_entry(
     }
 
 
-def _check_unknown(
-    entries: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, dictionary: Path | None
-) -> None:
+def _check_unknown(entries: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, dictionary: Path | None) -> None:
     for entry in entries:
         unknown, tokens = entry["unknown_tokens"], entry["tokens"]
         if unknown > MOST_UNKNOWN * tokens:
             raise UserError(
-                f"{unknown} of {tokens} tokens of {entry['file']} ({100 * unknown / tokens:.0f} %) are unknown to --dict"
-                f" {dictionary}: dictionary and tokenizer ({tokenizer.files[0]}) don't belong together"
+                f"{unknown} of {tokens} tokens of {entry['file']} ({100 * unknown / tokens:.0f} %) are unknown to"
+                f" --dict {dictionary}: dictionary and tokenizer ({tokenizer.files[0]}) don't belong together"
             )
 
 

@@ -189,9 +189,7 @@ def _tsv_rows(
         if len(names) not in headerless:
             missing = ", ".join(name for name in sentences if name not in names)
             hint = "; is it comma-separated? Columns are separated by tabs here" if len(names) == 1 else ""
-            expected = (
-                f" or {' or '.join(map(str, headerless))} columns without a header" if headerless else ""
-            )
+            expected = f" or {' or '.join(map(str, headerless))} columns without a header" if headerless else ""
             raise UserError(
                 f"{path}: the header (line 1) lacks {missing}{expected}; it has {', '.join(names)[:200]}{hint}"
             )

@@ -151,9 +151,7 @@ def find_task(name: str) -> TaskSpec:
     for spec in _SPECS:
         if _plain(name) in {_plain(known) for known in (spec.name, *spec.folders)}:
             return spec
-    raise UserError(
-        f"--task {name}: unknown; one of {', '.join(TASKS)} (other data: --train, --columns, --label)"
-    )
+    raise UserError(f"--task {name}: unknown; one of {', '.join(TASKS)} (other data: --train, --columns, --label)")
 
 
 def find_files(folder: Path, spec: TaskSpec) -> dict[str, Path]:

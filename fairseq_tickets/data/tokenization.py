@@ -19,9 +19,7 @@ from fairseq_tickets.files import sha256
 
 SENTENCEPIECE_NAME = "sentencepiece.model"
 BPE_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-EXPECTED = (
-    "tokenizer.json, encoder.json + vocab.bpe, vocab.json + merges.txt, a sentencepiece *.model, or vocab.txt"
-)
+EXPECTED = "tokenizer.json, encoder.json + vocab.bpe, vocab.json + merges.txt, a sentencepiece *.model, or vocab.txt"
 
 
 class Tokenizer:
@@ -53,9 +51,7 @@ class Tokenizer:
 class _Fast(Tokenizer):
     """A tokenizer of the `tokenizers` library; encodes batches in parallel."""
 
-    def __init__(
-        self, kind: str, files: tuple[Path, ...], backend: Any, numbers_as_words: bool = False
-    ) -> None:
+    def __init__(self, kind: str, files: tuple[Path, ...], backend: Any, numbers_as_words: bool = False) -> None:
         self.kind, self.files, self._backend = kind, files, backend
         backend.no_truncation()
         backend.no_padding()
@@ -65,9 +61,7 @@ class _Fast(Tokenizer):
         for piece, number in numbers.items():
             symbols[number] = str(number) if numbers_as_words else piece
         self.symbols = symbols
-        self._encode_batch = getattr(
-            backend, "encode_batch_fast", backend.encode_batch
-        )  # older versions lack it
+        self._encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)  # older versions lack it
 
     def encode_batch(self, sentences: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._encode_batch(list(sentences), add_special_tokens=False)]
@@ -84,16 +78,12 @@ class _SentencePiece(Tokenizer):
         try:
             self._processor.LoadFromSerializedProto(path.read_bytes())
         except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"--tokenizer {path}: it is no sentencepiece model ({_first_line(error)})"
-            ) from error
+            raise UserError(f"--tokenizer {path}: it is no sentencepiece model ({_first_line(error)})") from error
         self.symbols = [self._processor.IdToPiece(n) for n in range(self._processor.GetPieceSize())]
         self._threads = os.cpu_count() or 1
 
     def encode_batch(self, sentences: Sequence[str]) -> list[list[int]]:
-        numbers: list[list[int]] = self._processor.Encode(
-            list(sentences), out_type=int, num_threads=self._threads
-        )
+        numbers: list[list[int]] = self._processor.Encode(list(sentences), out_type=int, num_threads=self._threads)
         return numbers
 
 
@@ -155,9 +145,7 @@ def _load_folder(folder: Path) -> Tokenizer:
     if len(models) == 1:
         return _SentencePiece(models[0])
     if models:
-        raise UserError(
-            f"--tokenizer {folder}: it holds {len(models)} sentencepiece models; name one of them"
-        )
+        raise UserError(f"--tokenizer {folder}: it holds {len(models)} sentencepiece models; name one of them")
     if (folder / "vocab.txt").is_file():
         return _wordpiece(folder / "vocab.txt")
     raise UserError(f"--tokenizer {folder}: no tokenizer in it; it should hold {EXPECTED}")
@@ -182,14 +170,10 @@ def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
     try:
         model = tokenizers.models.BPE.from_file(str(vocabulary), str(merges))
     except Exception as error:  # the library raises plain Exception
-        raise UserError(
-            f"--tokenizer {vocabulary}: it is no byte-level BPE ({_first_line(error)})"
-        ) from error
+        raise UserError(f"--tokenizer {vocabulary}: it is no byte-level BPE ({_first_line(error)})") from error
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return _Fast(
-        "gpt2-bpe", (vocabulary, merges), backend, numbers_as_words=vocabulary.name == "encoder.json"
-    )
+    return _Fast("gpt2-bpe", (vocabulary, merges), backend, numbers_as_words=vocabulary.name == "encoder.json")
 
 
 def _wordpiece(path: Path) -> Tokenizer:

@@ -24,7 +24,17 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 KNOWN = ["prepare", "--glue", "glue", "--task", "rte", "--tokenizer", "tok", "--output", "out"]
-OWN = ["prepare", "--train", "own/train.tsv", "--valid", "own/dev.tsv", "--tokenizer", "tok", "--output", "mine"]
+OWN = [
+    "prepare",
+    "--train",
+    "own/train.tsv",
+    "--valid",
+    "own/dev.tsv",
+    "--tokenizer",
+    "tok",
+    "--output",
+    "mine",
+]
 COLUMNS = ["--columns", "sentence1,sentence2"]
 
 
@@ -58,7 +68,11 @@ def test_own_files_without_header(work: Path) -> None:
 
 
 def test_own_json_lines_with_scores(work: Path) -> None:
-    rows = [{"text": "the cat", "grade": 0.5}, {"text": "a dog", "grade": 1}, {"text": "a dog sat", "grade": 7}]
+    rows = [
+        {"text": "the cat", "grade": 0.5},
+        {"text": "a dog", "grade": 1},
+        {"text": "a dog sat", "grade": 7},
+    ]
     (work / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     files = ["--train", "data.jsonl", "--valid", "data.jsonl", "--columns", "text", "--label", "grade"]
     assert main(["prepare", *files, "--regression", "0,5", "--tokenizer", "tok", "--output", "mine"]) == 0
@@ -88,13 +102,25 @@ MISTAKES = [
     (["--glue", "absent", "--task", "RTE"], "--glue absent: no such folder"),
     (["--glue", "glue", "--task", "CoLA"], "holds no folder CoLA"),
     (["--glue", "glue", "--task", "RTE", "--label", "gold"], "--label is for your own files"),
-    (["--glue", "glue", "--task", "RTE", "--docstring-data", "80,40"], "--docstring-data goes with --task origin or follows"),
-    (["--glue", "glue", "--task", "origin", "--docstring-data", "80"], "--docstring-data 80: give two numbers"),
+    (
+        ["--glue", "glue", "--task", "RTE", "--docstring-data", "80,40"],
+        "--docstring-data goes with --task origin or follows",
+    ),
+    (
+        ["--glue", "glue", "--task", "origin", "--docstring-data", "80"],
+        "--docstring-data 80: give two numbers",
+    ),
     (["--glue", "glue", "--task", "RTE", "--max-length", "0"], "--max-length 0"),
-    (["--glue", "glue", "--task", "RTE", "--train-sentencepiece", "1"], "--train-sentencepiece 1: it must be"),
+    (
+        ["--glue", "glue", "--task", "RTE", "--train-sentencepiece", "1"],
+        "--train-sentencepiece 1: it must be",
+    ),
     (OWN[1:5], "--columns: name the sentence columns"),
     ([*OWN[1:5], "--columns", "a,b,c"], "give one or two sentence columns"),
-    ([*OWN[1:5], "--columns", "premise,hypothesis"], "lacks premise, hypothesis; it has sentence1, sentence2, label"),
+    (
+        [*OWN[1:5], "--columns", "premise,hypothesis"],
+        "lacks premise, hypothesis; it has sentence1, sentence2, label",
+    ),
     ([*OWN[1:5], *COLUMNS, "--label", "gold"], "--label gold: own/train.tsv has no such column"),
     ([*OWN[1:5], "--columns", "sentence2", "--label", "sentence1"], "3 different labels in 3 lines"),
     ([*OWN[1:5], *COLUMNS, "--labels", "yes,maybe"], "dev.tsv: 1 of 2 lines"),
@@ -124,7 +150,16 @@ def test_mistakes_are_one_line(
 
 def test_docstring_data_is_written_and_prepared(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("scipy")
-    options = ["--glue", "demo", "--task", "origin", "--docstring-data", "80,40", "--train-sentencepiece", "400"]
+    options = [
+        "--glue",
+        "demo",
+        "--task",
+        "origin",
+        "--docstring-data",
+        "80,40",
+        "--train-sentencepiece",
+        "400",
+    ]
     assert main(["prepare", *options, "--output", "out", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert [content["splits"][split]["kept"] for split in ("train", "valid")] == [80, 40]

@@ -9,7 +9,12 @@ WORDS = ["the", "cat", "sat", "dog", "ran", "##s", "a", "."]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TRAIN = [("the cat sat.", "a cat sat.", "yes"), ("the dog ran.", "a cat sat.", "no"), ("cats", "dogs", "no")]
 VALID = [("a dog sat.", "the dog sat.", "yes"), ("a cat ran.", "the dog sat.", "no")]
-SENTENCES = ["the cat sat on the mat", "a dog ran after the cat", "it rains and the dog sat", "cats and dogs ran"] * 20
+SENTENCES = [
+    "the cat sat on the mat",
+    "a dog ran after the cat",
+    "it rains and the dog sat",
+    "cats and dogs ran",
+] * 20
 
 
 def write_wordpiece(folder: Path) -> Path:

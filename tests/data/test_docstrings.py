@@ -49,7 +49,11 @@ def test_passages_hold_prose_only_and_in_order() -> None:
 
 def test_a_sentence_left_out_is_a_gap() -> None:
     text = "The first sentence is a good one. Call f(x) for it. The last sentence is a good one."
-    assert list(sentences(text)) == ["The first sentence is a good one.", "", "The last sentence is a good one."]
+    assert list(sentences(text)) == [
+        "The first sentence is a good one.",
+        "",
+        "The last sentence is a good one.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,10 @@ def test_plain_english(sentence: str, expected: bool) -> None:
     ("sentence", "masked"),
     [
         ("NumPy arrays and SciPy's functions.", "Library arrays and library's functions."),
-        ("A torch.Tensor is like numpy.ndarray in Python 3.", "A library.array is like library.array in library 3."),
+        (
+            "A torch.Tensor is like numpy.ndarray in Python 3.",
+            "A library.array is like library.array in library 3.",
+        ),
         ("Tensors of PyTorch.", "Arrays of library."),
         ("The tensorial product.", "The tensorial product."),
     ],
@@ -85,7 +92,8 @@ def test_names_are_masked(sentence: str, masked: str) -> None:
 
 
 def test_docstrings_of_a_source() -> None:
-    source = '"""Module."""\nclass A:\n    """Class."""\n    def f(self):\n        """Method."""\nadd_newdoc("a", """x\nText.""")\n'
+    source = '"""Module."""\nclass A:\n    """Class."""\n    def f(self):\n        """Method."""\n'
+    source += 'add_newdoc("a", """x\nText.""")\n'
     source += 'print("""no\ndocumentation""")\n'
     assert sorted(filter(None, docstrings.docstrings(source))) == ["Class.", "Method.", "Module.", "x\nText."]
     assert list(docstrings.docstrings("not python (")) == []
@@ -94,7 +102,7 @@ def test_docstrings_of_a_source() -> None:
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four made-up libraries of 40 files; a sentence says its library, file and number, one is in all files."""
-    names = "zero one two three four five six seven eight nine".split()
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     for name in docstrings.LIBRARIES:
         for file in range(40):
             where = f"{name} {name[::-1]} {names[file // 10]} {names[file % 10]}"
@@ -135,7 +143,7 @@ def test_follows_is_true_to_its_labels(library: Path) -> None:
     header, *train = rows(library / "follows" / "train.tsv")
     assert header == ["sentence1", "sentence2", "label"]
     assert Counter(label for _, _, label in train) == {"follows": 80, "not_follows": 80}
-    order = "zero one two three four".split()
+    order = ["zero", "one", "two", "three", "four"]
     for first, second, label in train:
         if "same sentence" in second:
             continue
@@ -161,7 +169,8 @@ def test_same_seed_same_files_another_seed_others(library: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "dev", "message"), [(4000, 40, "numpy has .* of 1000 train"), (4, 40, "at least 8"), (200, 0, "at least 8")]
+    ("train", "dev", "message"),
+    [(4000, 40, "numpy has .* of 1000 train"), (4, 40, "at least 8"), (200, 0, "at least 8")],
 )
 def test_impossible_sizes(library: Path, train: int, dev: int, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -63,7 +63,10 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path, content: st
     (tmp_path / "home" / "thesis").touch()
     if content is not None:
         (tmp_path / "home" / TASK_FILE).write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match="no folder of prepared data"), new_folder(tmp_path / "home", overwrite=True):
+    with (
+        pytest.raises(UserError, match="no folder of prepared data"),
+        new_folder(tmp_path / "home", overwrite=True),
+    ):
         pass
     assert (tmp_path / "home" / "thesis").exists()
 
@@ -73,5 +76,8 @@ def test_empty_folder_is_filled_and_a_file_refused(tmp_path: Path) -> None:
     with new_folder(tmp_path / "empty") as folder:
         (folder / "file").touch()
     assert (tmp_path / "empty" / "file").exists()
-    with pytest.raises(UserError, match="not a folder"), new_folder(tmp_path / "empty" / "file", overwrite=True):
+    with (
+        pytest.raises(UserError, match="not a folder"),
+        new_folder(tmp_path / "empty" / "file", overwrite=True),
+    ):
         pass

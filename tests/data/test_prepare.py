@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from fairseq_tickets.data.generic import generic_task
 from fairseq_tickets.data.prepare import prepare
 from fairseq_tickets.data.tasks import TaskSpec, find_files, find_task
 from fairseq_tickets.errors import UserError
-from tests.data.samples import TRAIN, VALID, WORDS, write_gpt2, write_pairs, write_wordpiece
+from tests.data.samples import TRAIN, VALID, write_gpt2, write_pairs, write_wordpiece
 
 SPEC = TaskSpec("toy", ("sentence1", "sentence2"), ("no", "yes"))
 
@@ -30,7 +29,12 @@ def fairseq_task(folder: Path, num_classes: int, regression: bool = False) -> An
     from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
     cfg = SentencePredictionConfig(
-        data=str(folder), num_classes=num_classes, init_token=0, separator_token=2, no_shuffle=True, max_positions=512
+        data=str(folder),
+        num_classes=num_classes,
+        init_token=0,
+        separator_token=2,
+        no_shuffle=True,
+        max_positions=512,
     )
     cfg.regression_target, cfg.seed = regression, 1
     return SentencePredictionTask.setup_task(cfg)
@@ -47,7 +51,10 @@ def test_fairseq_reads_back_the_sentences_and_labels(tmp_path: Path) -> None:
     task = fairseq_task(tmp_path / "out", 2)
     for split, rows in (("train", TRAIN), ("valid", VALID)):
         sample = batch(task, split)
-        texts = [task.dictionary.string(row, extra_symbols_to_ignore={1}, include_eos=True) for row in sample["net_input"]["src_tokens"]]
+        texts = [
+            task.dictionary.string(row, extra_symbols_to_ignore={1}, include_eos=True)
+            for row in sample["net_input"]["src_tokens"]
+        ]
         for text, (first, second, _) in zip(texts, rows):
             spelled = text.replace(" ##", "").replace(" .", ".")
             assert spelled == f"{first} </s> </s> {second} </s>"
@@ -67,7 +74,11 @@ def test_task_json_says_all(tmp_path: Path) -> None:
     returned = prepare(SPEC, inputs, tmp_path / "out", tokenizer=tmp_path / "tok", max_length=13)
     content = json.loads((tmp_path / "out" / "task.json").read_text(encoding="utf-8"))
     assert content == returned
-    assert (content["format"], content["version"], content["kind"]) == ("fairseq-tickets/task", 1, "classification")
+    assert (content["format"], content["version"], content["kind"]) == (
+        "fairseq-tickets/task",
+        1,
+        "classification",
+    )
     assert content["labels"] == ["no", "yes"] and content["num_classes"] == 2 and content["metric"] == "accuracy"
     assert content["pairs"] is True and content["partial"] is False and content["regression_range"] is None
     train = content["splits"]["train"]
@@ -109,7 +120,13 @@ def test_gpt2_numbers_with_fairseqs_dictionary(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("text\tlabel\nthe a\tx\na\ty\n", encoding="utf-8")
     inputs = {"train": tmp_path / "train.tsv", "valid": tmp_path / "train.tsv"}
     spec = generic_task("t", inputs, ["text"], "label")
-    prepare(spec, inputs, tmp_path / "out", tokenizer=tmp_path / "tok" / "encoder.json", dictionary=tmp_path / "dict.txt")
+    prepare(
+        spec,
+        inputs,
+        tmp_path / "out",
+        tokenizer=tmp_path / "tok" / "encoder.json",
+        dictionary=tmp_path / "dict.txt",
+    )
     sample = batch(fairseq_task(tmp_path / "out", 2), "train")
     assert sample["net_input"]["src_tokens"].tolist() == [[0, 4, 6, 5, 2], [0, 5, 2, 1, 1]]
 
@@ -118,13 +135,23 @@ def test_dictionary_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     write_wordpiece(tmp_path / "tok")
     (tmp_path / "other.txt").write_text("6 100\n3 50\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"100 %.*unknown to --dict .*other.txt.*don't belong together"):
-        prepare(SPEC, files(tmp_path / "in"), tmp_path / "out", tokenizer=tmp_path / "tok", dictionary=tmp_path / "other.txt")
+        prepare(
+            SPEC,
+            files(tmp_path / "in"),
+            tmp_path / "out",
+            tokenizer=tmp_path / "tok",
+            dictionary=tmp_path / "other.txt",
+        )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "holds no words"), ("the\n", "no fairseq dictionary"), ("the 1\nthe 1\n", "no fairseq dictionary .Duplicate")],
+    [
+        ("", "holds no words"),
+        ("the\n", "no fairseq dictionary"),
+        ("the 1\nthe 1\n", "no fairseq dictionary .Duplicate"),
+    ],
 )
 def test_bad_dictionaries(tmp_path: Path, content: str, message: str) -> None:
     write_wordpiece(tmp_path / "tok")
@@ -149,7 +176,9 @@ def test_sentencepiece_trained_here(tmp_path: Path) -> None:
         dictionary=tmp_path / "out" / "input0" / "dict.txt",
     )
     assert again["splits"] == content["splits"]
-    assert (tmp_path / "again" / "input1" / "train.bin").read_bytes() == (tmp_path / "out" / "input1" / "train.bin").read_bytes()
+    assert (tmp_path / "again" / "input1" / "train.bin").read_bytes() == (
+        tmp_path / "out" / "input1" / "train.bin"
+    ).read_bytes()
 
 
 def test_subset_takes_part_of_train_only(tmp_path: Path) -> None:
@@ -165,7 +194,11 @@ def test_partial_files_are_flagged(tmp_path: Path) -> None:
     spec = TaskSpec("toy", SPEC.sentences, SPEC.labels, official={"train": 4, "valid": 2})
     content = prepare(spec, files(tmp_path / "in"), tmp_path / "out", tokenizer=tmp_path / "tok", subset="1")
     assert content["partial"] is True
-    assert [content["splits"][split]["partial"] for split in ("train", "valid", "test")] == [True, False, False]
+    assert [content["splits"][split]["partial"] for split in ("train", "valid", "test")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_labels_are_needed_in_train_and_valid(tmp_path: Path) -> None:
@@ -180,7 +213,10 @@ def test_options_that_do_not_fit(tmp_path: Path) -> None:
     inputs = files(tmp_path / "in")
     cases = [
         ({}, "either --tokenizer or --train-sentencepiece"),
-        ({"tokenizer": tmp_path / "tok", "sentencepiece_size": 30}, "either --tokenizer or --train-sentencepiece"),
+        (
+            {"tokenizer": tmp_path / "tok", "sentencepiece_size": 30},
+            "either --tokenizer or --train-sentencepiece",
+        ),
         ({"sentencepiece_size": 30, "dictionary": tmp_path / "tok" / "dict.txt"}, "makes its own dictionary"),
         ({"tokenizer": write_gpt2(tmp_path / "bpe")}, "--dict: not given"),
         ({"tokenizer": tmp_path / "tok", "dictionary": tmp_path / "absent"}, "--dict .*absent: cannot read"),
@@ -205,5 +241,8 @@ def test_real_mrpc_and_its_first_pair(tmp_path: Path) -> None:
     text = task.dictionary.string(sample["net_input.src_tokens"], bpe_symbol="sentencepiece", include_eos=True)
     first, second = text.split("</s></s>")
     assert first.strip().startswith("He said the foodservice pie business doesn 't fit")
-    assert second.replace("</s>", "").strip() == '" The foodservice pie business does not fit our long-term growth strategy .'
+    assert (
+        second.replace("</s>", "").strip()
+        == '" The foodservice pie business does not fit our long-term growth strategy .'
+    )
     assert int(sample["target"]) == 1

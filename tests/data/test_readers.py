@@ -23,13 +23,29 @@ def write(folder: Path, content: bytes, name: str = "train.tsv") -> Path:
 
 ACCEPTED = [
     ("plain", HEADER + GOOD, [("It rains.", "It is wet.", "yes")]),
-    ("byte order mark before the header", b"\xef\xbb\xbf" + HEADER + GOOD, [("It rains.", "It is wet.", "yes")]),
+    (
+        "byte order mark before the header",
+        b"\xef\xbb\xbf" + HEADER + GOOD,
+        [("It rains.", "It is wet.", "yes")],
+    ),
     ("carriage returns", (HEADER + GOOD).replace(b"\n", b"\r\n"), [("It rains.", "It is wet.", "yes")]),
     ("missing last newline", (HEADER + GOOD)[:-1], [("It rains.", "It is wet.", "yes")]),
-    ("a lone quotation mark is text", HEADER + b'0\t" It rains.\tHe said "no\tyes\n', [('" It rains.', 'He said "no', "yes")]),
+    (
+        "a lone quotation mark is text",
+        HEADER + b'0\t" It rains.\tHe said "no\tyes\n',
+        [('" It rains.', 'He said "no', "yes")],
+    ),
     ("outer spaces go", HEADER + b"0\t It rains. \tIt is wet.\t yes\n", [("It rains.", "It is wet.", "yes")]),
-    ("Unicode line ends are inside sentences", HEADER + "0\ta\u2028b\tc\x85d\tno\n".encode(), [("a\u2028b", "c\x85d", "no")]),
-    ("columns in another order", b"label\tsentence2\tsentence1\nno\tsecond\tfirst\n", [("first", "second", "no")]),
+    (
+        "Unicode line ends are inside sentences",
+        HEADER + "0\ta\u2028b\tc\x85d\tno\n".encode(),
+        [("a\u2028b", "c\x85d", "no")],
+    ),
+    (
+        "columns in another order",
+        b"label\tsentence2\tsentence1\nno\tsecond\tfirst\n",
+        [("first", "second", "no")],
+    ),
 ]
 
 
@@ -79,7 +95,9 @@ def test_no_label_column_means_unlabelled(tmp_path: Path) -> None:
 
 def test_files_without_header(tmp_path: Path) -> None:
     layouts = {3: ("sentence1", "sentence2", "label"), 2: PAIR}
-    examples = read_examples(write(tmp_path, b"\xef\xbb\xbfa\tb\tyes\nc\td\n"), PAIR, "label", ("yes", "no"), None, layouts)
+    examples = read_examples(
+        write(tmp_path, b"\xef\xbb\xbfa\tb\tyes\nc\td\n"), PAIR, "label", ("yes", "no"), None, layouts
+    )
     assert examples.sentences == [["a"], ["b"]] and examples.lines == [1]
     assert examples.rejected == {"bad column count": [2]}
     unlabelled = read_examples(write(tmp_path, b"a\tb\n"), PAIR, "label", ("yes", "no"), None, layouts)
@@ -87,7 +105,13 @@ def test_files_without_header(tmp_path: Path) -> None:
 
 
 def test_json_lines(tmp_path: Path) -> None:
-    rows = [{"text": "a", "gold": 1}, {"text": "b", "gold": "0"}, ["a", 1], {"gold": 1}, {"text": None, "gold": 1}]
+    rows = [
+        {"text": "a", "gold": 1},
+        {"text": "b", "gold": "0"},
+        ["a", 1],
+        {"gold": 1},
+        {"text": None, "gold": 1},
+    ]
     content = b"\n".join(json.dumps(row).encode() for row in rows) + b"\n{cut\n" + b'{"text": "c", "gold": 1}\n' * 4
     examples = read_examples(write(tmp_path, content, "train.jsonl"), ("text",), "gold", ("0", "1"))
     assert examples.labels == ["1", "0", "1", "1", "1", "1"]

@@ -19,12 +19,47 @@ LAYOUTS = [
     ("CoLA", "CoLA/test.tsv", "index\tsentence\n0\tBill left.\n", "test", ("Bill left.",), None),
     ("SST-2", "SST-2/train.tsv", "sentence\tlabel\nfine film \t1\n", "train", ("fine film",), "1"),
     ("SST-2", "SST-2/test.tsv", "index\tsentence\n0\tdull .\n", "test", ("dull .",), None),
-    ("MRPC", "MRPC/train.tsv", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tA\tB\n", "train", ("A", "B"), "1"),
-    ("MRPC", "MRPC/test.tsv", "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t7\t8\tA\tB\n", "test", ("A", "B"), None),
-    ("STS-B", "STS-B/dev.tsv", "index\tgenre\tsentence1\tsentence2\tscore\n0\tg\tA\tB\t4.750\n", "valid", ("A", "B"), 4.75),
-    ("QQP", "QQP/train.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA?\tB?\t0\n", "train", ("A?", "B?"), "0"),
+    (
+        "MRPC",
+        "MRPC/train.tsv",
+        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tA\tB\n",
+        "train",
+        ("A", "B"),
+        "1",
+    ),
+    (
+        "MRPC",
+        "MRPC/test.tsv",
+        "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t7\t8\tA\tB\n",
+        "test",
+        ("A", "B"),
+        None,
+    ),
+    (
+        "STS-B",
+        "STS-B/dev.tsv",
+        "index\tgenre\tsentence1\tsentence2\tscore\n0\tg\tA\tB\t4.750\n",
+        "valid",
+        ("A", "B"),
+        4.75,
+    ),
+    (
+        "QQP",
+        "QQP/train.tsv",
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA?\tB?\t0\n",
+        "train",
+        ("A?", "B?"),
+        "0",
+    ),
     ("QQP", "QQP/test.tsv", "id\tquestion1\tquestion2\n1\tA?\tB?\n", "test", ("A?", "B?"), None),
-    ("MNLI", "MNLI/train.tsv", f"{NLI_COLUMNS}\tgold_label\n" + "x\t" * 8 + "A\tB\tn\tneutral\n", "train", ("A", "B"), "neutral"),
+    (
+        "MNLI",
+        "MNLI/train.tsv",
+        f"{NLI_COLUMNS}\tgold_label\n" + "x\t" * 8 + "A\tB\tn\tneutral\n",
+        "train",
+        ("A", "B"),
+        "neutral",
+    ),
     (
         "MNLI",  # four more columns in dev than in train
         "MNLI/dev_mismatched.tsv",
@@ -33,10 +68,31 @@ LAYOUTS = [
         ("A", "B"),
         "entailment",
     ),
-    ("QNLI", "QNLI/dev.tsv", "index\tquestion\tsentence\tlabel\n0\tA?\tB\tnot_entailment\n", "valid", ("A?", "B"), "not_entailment"),
-    ("RTE", "RTE/train.tsv", "index\tsentence1\tsentence2\tlabel\n0\tA\tB\tentailment\n", "train", ("A", "B"), "entailment"),
+    (
+        "QNLI",
+        "QNLI/dev.tsv",
+        "index\tquestion\tsentence\tlabel\n0\tA?\tB\tnot_entailment\n",
+        "valid",
+        ("A?", "B"),
+        "not_entailment",
+    ),
+    (
+        "RTE",
+        "RTE/train.tsv",
+        "index\tsentence1\tsentence2\tlabel\n0\tA\tB\tentailment\n",
+        "train",
+        ("A", "B"),
+        "entailment",
+    ),
     ("WNLI", "WNLI/train.tsv", "index\tsentence1\tsentence2\tlabel\n0\tA\tB\t1\n", "train", ("A", "B"), "1"),
-    ("SNLI", "SNLI/snli_1.0_train.txt", "gold_label\tp\tsentence1\tsentence2\nneutral\tx\tA\tB\n", "train", ("A", "B"), "neutral"),
+    (
+        "SNLI",
+        "SNLI/snli_1.0_train.txt",
+        "gold_label\tp\tsentence1\tsentence2\nneutral\tx\tA\tB\n",
+        "train",
+        ("A", "B"),
+        "neutral",
+    ),
     (
         "SNLI",
         "snli_1.0/snli_1.0_dev.jsonl",
@@ -47,7 +103,14 @@ LAYOUTS = [
     ),
     ("SciTail", "SciTail/scitail_1.0_train.tsv", "A\tB\tentails\n", "train", ("A", "B"), "entails"),
     ("origin", "origin/train.tsv", "sentence\tlabel\nA b.\tscipy\n", "train", ("A b.",), "scipy"),
-    ("follows", "follows/dev.tsv", "sentence1\tsentence2\tlabel\nA\tB\tfollows\n", "valid", ("A", "B"), "follows"),
+    (
+        "follows",
+        "follows/dev.tsv",
+        "sentence1\tsentence2\tlabel\nA\tB\tfollows\n",
+        "valid",
+        ("A", "B"),
+        "follows",
+    ),
 ]
 
 
@@ -56,7 +119,9 @@ def read(spec: TaskSpec, path: Path):
     return read_examples(path, spec.sentences, spec.label, labels, spec.score_range, spec.headerless)
 
 
-@pytest.mark.parametrize(("task", "file", "content", "split", "sentences", "label"), LAYOUTS, ids=[r[1] for r in LAYOUTS])
+@pytest.mark.parametrize(
+    ("task", "file", "content", "split", "sentences", "label"), LAYOUTS, ids=[r[1] for r in LAYOUTS]
+)
 def test_layout(tmp_path: Path, task: str, file: str, content: str, split: str, sentences, label) -> None:
     spec = find_task(task)
     path = tmp_path / file
@@ -71,7 +136,9 @@ def test_layout(tmp_path: Path, task: str, file: str, content: str, split: str, 
     assert (examples.labels or examples.scores) == ([] if label is None else [label])
 
 
-@pytest.mark.parametrize(("name", "found"), [("RTE", "RTE"), ("sst2", "SST-2"), ("STS_B", "STS-B"), ("scitail", "SciTail")])
+@pytest.mark.parametrize(
+    ("name", "found"), [("RTE", "RTE"), ("sst2", "SST-2"), ("STS_B", "STS-B"), ("scitail", "SciTail")]
+)
 def test_names_are_forgiving(name: str, found: str) -> None:
     assert find_task(name).name == found
 
@@ -91,7 +158,10 @@ def test_missing_folders_and_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dev.tsv: no such file"):
         find_files(tmp_path, find_task("RTE"))
     (tmp_path / "RTE" / "dev.tsv").touch()
-    assert set(find_files(tmp_path / "RTE", find_task("RTE"))) == {"train", "valid"}  # the task's own folder works, too
+    assert set(find_files(tmp_path / "RTE", find_task("RTE"))) == {
+        "train",
+        "valid",
+    }  # the task's own folder works, too
 
 
 # From the datasets' papers and the files themselves (see GLUE_DIR/MANIFEST.md).

@@ -36,7 +36,11 @@ def test_gpt2_numbers_are_the_words_of_fairseqs_dictionary(tmp_path: Path) -> No
     for path in (tmp_path, tmp_path / "encoder.json", tmp_path / "vocab.bpe"):
         tokenizer = load_tokenizer(path)
         assert tokenizer.kind == "gpt2-bpe"
-        assert tokenizer.encode("the a") == ["6", "4", "3"]  # "the", space, "a"; no space is put before the sentence
+        assert tokenizer.encode("the a") == [
+            "6",
+            "4",
+            "3",
+        ]  # "the", space, "a"; no space is put before the sentence
 
 
 def test_huggingface_roberta_files_give_pieces(tmp_path: Path) -> None:
@@ -58,7 +62,14 @@ def test_tokenizer_json_comes_first_and_is_never_cut_or_padded(tmp_path: Path) -
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.kind == "huggingface"
-    assert tokenizer.encode("cat cat cat [SEP]") == ["cat", "cat", "cat", "[", "sep", "]"]  # no special token from text
+    assert tokenizer.encode("cat cat cat [SEP]") == [
+        "cat",
+        "cat",
+        "cat",
+        "[",
+        "sep",
+        "]",
+    ]  # no special token from text
 
 
 def test_sentencepiece_is_trained_and_read(tmp_path: Path) -> None:
@@ -69,7 +80,10 @@ def test_sentencepiece_is_trained_and_read(tmp_path: Path) -> None:
     assert tokenizer.kind == "sentencepiece" and len(tokenizer.symbols) == 22 and tokenizer.symbols[0] == "<unk>"
     pieces = tokenizer.encode("the cat </s>")
     assert "".join(pieces).startswith("▁the▁cat") and "</s>" not in pieces
-    assert tokenizer.encode_batch(["the dog", "a cat"]) == [*tokenizer.encode_batch(["the dog"]), *tokenizer.encode_batch(["a cat"])]
+    assert tokenizer.encode_batch(["the dog", "a cat"]) == [
+        *tokenizer.encode_batch(["the dog"]),
+        *tokenizer.encode_batch(["a cat"]),
+    ]
     with pytest.raises(UserError, match="2 sentencepiece models"):
         load_tokenizer(tmp_path)
 
