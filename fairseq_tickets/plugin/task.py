@@ -13,6 +13,7 @@ from typing import Any, Optional
 import numpy as np
 import torch
 from fairseq import models
+from fairseq.data import SortDataset
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
@@ -50,6 +51,10 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
     )
     select_fraction: float = field(
         default=0.1, metadata={"help": "part of the validation split for selection (metrics *_select); 0 = none"}
+    )
+    length_bucket: int = field(
+        default=0,
+        metadata={"help": "batch training examples whose lengths differ by less than this many tokens: less padding; 0 = off"},
     )
     select_seed: int = field(default=1, metadata={"help": "seed of the selection part; not the training seed"})
     metric: Optional[str] = field(
@@ -116,6 +121,9 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         if not (Path(self.cfg.data) / "input0" / f"{split}.idx").is_file():
             raise UserError(f"no split {split!r} in {self.cfg.data}: input0/{split}.idx is missing")
         dataset = super().load_dataset(split, combine, **kwargs)
+        if split == "train" and self.cfg.length_bucket > 0 and isinstance(dataset, SortDataset):
+            buckets = np.asarray(dataset.sizes[0]) // self.cfg.length_bucket
+            dataset = self.datasets[split] = SortDataset(dataset.dataset, sort_order=[*dataset.sort_order, buckets])
         if split == "valid" and self.selects:
             self._selected = selection(len(dataset), self.cfg.select_fraction, self.cfg.select_seed)
         return dataset
