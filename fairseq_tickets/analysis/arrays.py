@@ -54,9 +54,7 @@ def load_scores(path: PathLike) -> Scores:
         )
     for name, values in (("heads", heads), ("ffn", ffn)):
         if not np.isfinite(values).all() or (values < 0).any():
-            raise UserError(
-                f"scores file {path}: {name} holds a negative or infinite score; importance is at least 0"
-            )
+            raise UserError(f"scores file {path}: {name} holds a negative or infinite score; importance is at least 0")
     return Scores(heads, ffn, _provenance(arrays, path, "scores"))
 
 
@@ -88,16 +86,14 @@ def save_counts(path: PathLike, counts: Mapping[str, IntArray], provenance: Mapp
 
 def _load(path: PathLike, what: str, needed: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise UserError(
             f"cannot read {what} file {path}: {error.strerror or 'not an .npz file (damaged or cut?)'}"
         ) from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{what} file {path} is not a readable .npz file (damaged or cut?): {error}"
-        ) from error
+        raise UserError(f"{what} file {path} is not a readable .npz file (damaged or cut?): {error}") from error
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise UserError(f"{path} is not a {what} file: it lacks {', '.join(missing)}")

@@ -92,9 +92,7 @@ def comparison_table(
     first, *others = tickets.items()
     for name, ticket in others:
         ticket.validate_for(first[1].shape, name)
-    colours = {
-        place: i for i, place in enumerate(popular_dimensions(list(tickets.values()), (matrix,), popular))
-    }
+    colours = {place: i for i, place in enumerate(popular_dimensions(list(tickets.values()), (matrix,), popular))}
     columns_ = [(name, ticket, matrix) for name, ticket in tickets.items()]
     return _table(f"Structure comparison of {PAPER_NAMES[matrix]}", columns_, sort, colours, bias=False)
 

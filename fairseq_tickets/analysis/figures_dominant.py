@@ -64,9 +64,7 @@ def out_weighted(counts: Mapping[str, Counts], out_features: Mapping[str, int] |
     for name, other in counts.items():
         for matrix in MATRICES:
             if other.counts[matrix].shape != first.counts[matrix].shape:
-                raise UserError(
-                    f"the counts of {first_name} and {name} belong to models of different sizes ({matrix})"
-                )
+                raise UserError(f"the counts of {first_name} and {name} belong to models of different sizes ({matrix})")
     sizes = dict(out_features or _out_features(first))
     layers = len(first.counts["q_proj"])
     height = max(0.9, min(1.8, 0.07 * layers + 0.3))
@@ -174,9 +172,7 @@ def training_curves(results: Sequence[Result]) -> Figure:
         raise UserError("no result file has a curve or epochs of a method of paper D (full, dominant, ...)")
     tasks = tasks_in(runs)
     figure = new_figure(PAGE, 1.75 * len(tasks) + 0.5)
-    methods = sorted(
-        {(r.method, r.top_k) for r in runs}, key=lambda m: (list(_LINES).index(m[0]), -(m[1] or 0))
-    )
+    methods = sorted({(r.method, r.top_k) for r in runs}, key=lambda m: (list(_LINES).index(m[0]), -(m[1] or 0)))
     with styled():
         grid = figure.subplots(len(tasks), 3, squeeze=False)
         for row, task in zip(grid, tasks):
@@ -189,9 +185,7 @@ def training_curves(results: Sequence[Result]) -> Figure:
             row[1].set_title(task, fontweight="bold")
         for axis in grid[-1]:
             axis.set_xlabel("Updates")
-        seen = {
-            label: handle for axis in grid.flat for handle, label in zip(*axis.get_legend_handles_labels())
-        }
+        seen = {label: handle for axis in grid.flat for handle, label in zip(*axis.get_legend_handles_labels())}
         figure.legend(seen.values(), seen.keys(), loc="outside upper center", ncols=min(6, len(seen)))
     return figure
 
@@ -215,11 +209,7 @@ def _validation(run: Result) -> list[tuple[float, float]]:
     names = [name for name in run.scores["all"] if all(name in e.get("valid", {}) for e in run.epochs)]
     if not names:
         return []
-    return [
-        (e["updates"], 100 * spread([e["valid"][n] for n in names]).mean)
-        for e in run.epochs
-        if "updates" in e
-    ]
+    return [(e["updates"], 100 * spread([e["valid"][n] for n in names]).mean) for e in run.epochs if "updates" in e]
 
 
 def _plot(axis: Any, lines: Sequence[Sequence[tuple[float, float]]], style: dict[str, Any]) -> None:
@@ -228,9 +218,7 @@ def _plot(axis: Any, lines: Sequence[Sequence[tuple[float, float]]], style: dict
         for x, y in line:
             values.setdefault(x, []).append(y)
     most = max((len(v) for v in values.values()), default=0)
-    points = [
-        (x, spread(v).mean) for x, v in sorted(values.items()) if len(v) == most
-    ]  # where every seed still trains
+    points = [(x, spread(v).mean) for x, v in sorted(values.items()) if len(v) == most]  # where every seed still trains
     if points:
         xs, ys = zip(*points)
         axis.plot(xs, ys, markevery=max(1, len(xs) // 6), linewidth=1.0, **style)

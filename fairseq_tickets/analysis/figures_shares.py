@@ -30,9 +30,7 @@ def importance_pies(shares: Shares) -> Figure:
         UserError: more tasks than there are colours.
     """
     if len(shares.tasks) > len(PALETTE):
-        raise UserError(
-            f"the pies tell at most {len(PALETTE)} tasks apart, got {len(shares.tasks)}; use --style map"
-        )
+        raise UserError(f"the pies tell at most {len(PALETTE)} tasks apart, got {len(shares.tasks)}; use --style map")
     layers, heads = shares.head_importance.shape
     cell = PAGE / (heads + 3.2)
     figure = new_figure(PAGE, cell * layers + 0.8)
@@ -50,9 +48,7 @@ def importance_pies(shares: Shares) -> Figure:
         axis.set_ylabel("Layer")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        figure.legend(
-            handles=_keys(shares.tasks), loc="outside upper center", ncols=min(8, len(shares.tasks))
-        )
+        figure.legend(handles=_keys(shares.tasks), loc="outside upper center", ncols=min(8, len(shares.tasks)))
     return figure
 
 
@@ -71,9 +67,7 @@ def importance_map(shares: Shares) -> Figure:
         left, right = figure.subplots(1, 2, sharey=True)
         images = [
             left.imshow(importance, cmap="cividis", vmin=0, vmax=1, origin="lower", aspect="auto"),
-            right.imshow(
-                all_shares.max(axis=0), cmap="Blues", vmin=even, vmax=largest, origin="lower", aspect="auto"
-            ),
+            right.imshow(all_shares.max(axis=0), cmap="Blues", vmin=even, vmax=largest, origin="lower", aspect="auto"),
         ]
         _dominating(right, all_shares, letters, float(largest))
         left.set_title("Ticket importance (largest = 1)")
@@ -118,10 +112,7 @@ def _pies(axis: Any, importance: FloatArray, shares: FloatArray, offset: float) 
 def _keys(tasks: list[str]) -> list[Any]:
     from matplotlib.patches import Patch
 
-    return [
-        Patch(facecolor=PALETTE[i], hatch=HATCHES[i] * 2, edgecolor="white", label=t)
-        for i, t in enumerate(tasks)
-    ]
+    return [Patch(facecolor=PALETTE[i], hatch=HATCHES[i] * 2, edgecolor="white", label=t) for i, t in enumerate(tasks)]
 
 
 def _dominating(axis: Any, shares: FloatArray, letters: dict[str, str], largest: float) -> None:

@@ -108,9 +108,7 @@ def gain(results: Sequence[Result], split: str = "all") -> Figure:
     return figure
 
 
-def _bars(
-    axis: Any, values: dict[tuple[str, str], Spread], models: Sequence[str], tasks: Sequence[str]
-) -> None:
+def _bars(axis: Any, values: dict[tuple[str, str], Spread], models: Sequence[str], tasks: Sequence[str]) -> None:
     width = 0.7 / len(models)
     for number, model in enumerate(models):
         at = [i for i, task in enumerate(tasks) if (model, task) in values]
@@ -146,12 +144,8 @@ def _phase_panels(results: Sequence[Result], panels: Sequence[tuple[str, str, fl
             if number + columns >= len(drawn):
                 axis.set_xlabel("Weight remaining (%)")
         _titles(list(grid.flat), drawn)
-        seen = {
-            label: handle for axis in grid.flat for handle, label in zip(*axis.get_legend_handles_labels())
-        }
-        figure.legend(
-            seen.values(), seen.keys(), loc="outside upper center", ncols=2 if columns == 1 else len(seen)
-        )
+        seen = {label: handle for axis in grid.flat for handle, label in zip(*axis.get_legend_handles_labels())}
+        figure.legend(seen.values(), seen.keys(), loc="outside upper center", ncols=2 if columns == 1 else len(seen))
     return figure
 
 
@@ -159,9 +153,7 @@ def _phase(axis: Any, results: Sequence[Result], panel: tuple[str, str, float], 
     full = _of(results, panel, {"full"})
     if full:
         found = spread([100 * run.score(split) for run in full])
-        axis.axhline(
-            found.mean, color=BLACK, linewidth=0.9, linestyle=DASHES[3], label="full model", zorder=1
-        )
+        axis.axhline(found.mean, color=BLACK, linewidth=0.9, linestyle=DASHES[3], label="full model", zorder=1)
         if found.n > 1:
             axis.axhspan(found.mean - found.sd, found.mean + found.sd, color="0.85", linewidth=0, zorder=0)
     for kind, colour, marker, dash in KINDS:

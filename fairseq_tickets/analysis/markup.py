@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fairseq_tickets.errors import UserError
 
@@ -56,6 +57,21 @@ class Table:
     def __post_init__(self) -> None:
         width = sum(span for _, span in self.header)
         assert all(len(row) == width for row in self.rows), "every row fills every column"
+
+    def names(self) -> list[str]:
+        """One name a column; the columns of a group are numbered from 1."""
+        return [name if span == 1 else f"{name} {i + 1}" for name, span in self.header for i in range(span)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Content for --json: title, column names, rows of texts, notes, signature."""
+        rows = [[cell.text for cell in row] for row in self.rows]
+        return {
+            "title": self.title,
+            "columns": self.names(),
+            "rows": rows,
+            "notes": self.notes,
+            "signature": self.signature,
+        }
 
 
 def cells(*texts: str) -> list[Cell]:
@@ -137,8 +153,7 @@ def _paint(line: str, row: Sequence[Cell]) -> str:
 def _csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [name if span == 1 else f"{name} {i + 1}" for name, span in table.header for i in range(span)]
-    writer.writerow(names)
+    writer.writerow(table.names())
     writer.writerows([cell.text for cell in row] for row in table.rows)
     for line in [table.title, *table.notes, table.signature]:
         if line:
@@ -148,9 +163,7 @@ def _csv(table: Table) -> str:
 
 def _latex(table: Table) -> str:
     spans = [span for _, span in table.header]
-    used = sorted(
-        {cell.colour % len(HIGHLIGHTS) for row in table.rows for cell in row if cell.colour is not None}
-    )
+    used = sorted({cell.colour % len(HIGHLIGHTS) for row in table.rows for cell in row if cell.colour is not None})
     lines = ["% needs \\usepackage{booktabs}" + (" and \\usepackage[table]{xcolor}" if used else "")]
     for index in used:
         red, green, blue = HIGHLIGHTS[index]
@@ -158,8 +171,7 @@ def _latex(table: Table) -> str:
     lines += [f"% {table.signature}"] if table.signature else []
     lines += ["\\begin{tabular}{l" + "r" * (sum(spans) - 1) + "}", "\\toprule"]
     heads = [
-        _tex(name) if span == 1 else f"\\multicolumn{{{span}}}{{c}}{{{_tex(name)}}}"
-        for name, span in table.header
+        _tex(name) if span == 1 else f"\\multicolumn{{{span}}}{{c}}{{{_tex(name)}}}" for name, span in table.header
     ]
     lines += [" & ".join(heads) + " \\\\", "\\midrule"]
     lines += [" & ".join(_latex_cell(cell) for cell in row) + " \\\\" for row in table.rows]

@@ -34,9 +34,7 @@ def emit(text: str, output: str | None) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def filtered_results(
-    paths: Sequence[str], model: str | None = None, experiment: str | None = None
-) -> list[Result]:
+def filtered_results(paths: Sequence[str], model: str | None = None, experiment: str | None = None) -> list[Result]:
     """Result files of one model or experiment, or all; UserError when none is left."""
     results = load_results(paths)
     for name, value in (("model", model), ("experiment", experiment)):

@@ -52,9 +52,7 @@ class Baseline(NamedTuple):
 def jaccard(a: Blocks, b: Blocks, measure: str) -> float:
     """Similarity of two tickets given as blocks in the same order; `measure` is one of the names above."""
     if measure == "matrix":
-        values = [
-            len(x.chosen & y.chosen) / len(x.chosen | y.chosen) for x, y in zip(a, b) if x.chosen or y.chosen
-        ]
+        values = [len(x.chosen & y.chosen) / len(x.chosen | y.chosen) for x, y in zip(a, b) if x.chosen or y.chosen]
         return math.fsum(values) / len(values) if values else 1.0
     weights = [x.weight if measure == "parameters" else 1 for x in a]
     common = sum(w * len(x.chosen & y.chosen) for w, x, y in zip(weights, a, b))
@@ -86,9 +84,7 @@ def measures_for(tickets: Mapping[str, Ticket]) -> tuple[str, ...]:
     (first_name, first), *others = tickets.items()
     for name, ticket in others:
         if type(ticket) is not type(first):
-            raise UserError(
-                f"{first_name} and {name} are tickets of different kinds; they cannot be compared"
-            )
+            raise UserError(f"{first_name} and {name} are tickets of different kinds; they cannot be compared")
         ticket.validate_for(first.shape, name)
     return DOMINANT_MEASURES if isinstance(first, DominantTicket) else SUPER_MEASURES
 
@@ -125,9 +121,7 @@ def random_baseline(tickets: Mapping[str, Ticket], measure: str, draws: int, see
         drawn = [[_redraw(block, generator) for block in ticket] for ticket in blocks]
         means.append(mean_similarity([[jaccard(a, b, measure) for b in drawn] for a in drawn]))
     exact = [
-        expected_jaccard(blocks[i], blocks[j], measure)
-        for i in range(len(blocks))
-        for j in range(i + 1, len(blocks))
+        expected_jaccard(blocks[i], blocks[j], measure) for i in range(len(blocks)) for j in range(i + 1, len(blocks))
     ]
     found = spread(means)
     return Baseline(found.mean, 0.0 if math.isnan(found.sd) else found.sd, spread(exact).mean, draws)

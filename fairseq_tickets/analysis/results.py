@@ -121,9 +121,7 @@ def result_from_json(content: Any, source: str) -> Result:
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise UserError(f"{source} is not a result file: its format must be {FORMAT}")
     if content.get("version") != VERSION:
-        raise UserError(
-            f"{source}: result version {content.get('version')!r} is unknown; this package reads {VERSION}"
-        )
+        raise UserError(f"{source}: result version {content.get('version')!r} is unknown; this package reads {VERSION}")
     if "checksum" in content and content["checksum"] != checksum(content):
         raise UserError(f"result file {source} was changed after it was written: its checksum does not fit")
     for name, (rule, check) in _FIELDS.items():
@@ -133,14 +131,11 @@ def result_from_json(content: Any, source: str) -> Result:
             raise UserError(f"result file {source}: {name} is {_short(content[name])}; it must be {rule}")
     _check_scores(content, source)
     optional: dict[str, Any] = {
-        name: content.get(name)
-        for name in ("ticket", "trainable_parameters", "total_parameters", "predictions")
+        name: content.get(name) for name in ("ticket", "trainable_parameters", "total_parameters", "predictions")
     }
     weights = content.get("weight_remaining") or {}
     known = {name: content[name] for name in _FIELDS if name in Result.__dataclass_fields__}
-    return Result(
-        path=source, **known, **optional, weight_remaining=weights, curve=content.get("curve") or ()
-    )
+    return Result(path=source, **known, **optional, weight_remaining=weights, curve=content.get("curve") or ())
 
 
 def checksum(content: Mapping[str, Any]) -> str:
@@ -158,9 +153,7 @@ def select(results: Iterable[Result], **wanted: Any) -> list[Result]:
         result
         for result in results
         if all(
-            getattr(result, name) in value
-            if isinstance(value, (set, list, tuple))
-            else getattr(result, name) == value
+            getattr(result, name) in value if isinstance(value, (set, list, tuple)) else getattr(result, name) == value
             for name, value in wanted.items()
         )
     ]
@@ -254,31 +247,23 @@ def _short(value: Any) -> str:
 def _check_scores(content: Mapping[str, Any], source: str) -> None:
     for split, metrics in content["scores"].items():
         if split not in SPLITS or not isinstance(metrics, Mapping) or not metrics:
-            raise UserError(
-                f"result file {source}: scores may hold {', '.join(SPLITS)} with metrics, not {split!r}"
-            )
+            raise UserError(f"result file {source}: scores may hold {', '.join(SPLITS)} with metrics, not {split!r}")
         for name, value in metrics.items():
             if name in KNOWN_METRICS and not (is_number(value) and -1 <= value <= 1):
-                raise UserError(
-                    f"result file {source}: {split} {name} is {value!r}; a score must be between -1 and 1"
-                )
+                raise UserError(f"result file {source}: {split} {name} is {value!r}; a score must be between -1 and 1")
     if "all" not in content["scores"]:
         raise UserError(f"result file {source} has no scores for all of the development set")
     epochs = {epoch.get("epoch"): epoch for epoch in content["epochs"] if isinstance(epoch, Mapping)}
     if not epochs:
         return
     if content["best_epoch"] not in epochs:
-        raise UserError(
-            f"result file {source}: best_epoch {content['best_epoch']!r} is not among its epochs (edited?)"
-        )
+        raise UserError(f"result file {source}: best_epoch {content['best_epoch']!r} is not among its epochs (edited?)")
     logged = epochs[content["best_epoch"]].get("valid", {})
     for split, suffix in (("all", ""), ("select", "_select"), ("report", "_report")):
         for name, value in content["scores"].get(split, {}).items():
             seen = logged.get(name + suffix)
             if is_number(seen) and is_number(value) and abs(seen - value) > _AGREES:
-                raise UserError(
-                    f"result file {source}: {split} {name} is {value}, its best epoch has {seen} (edited?)"
-                )
+                raise UserError(f"result file {source}: {split} {name} is {value}, its best epoch has {seen} (edited?)")
 
 
 def _text(value: Any) -> bool:

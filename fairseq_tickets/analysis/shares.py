@@ -108,9 +108,7 @@ def ownership(tickets: Mapping[str, SuperTicket]) -> list[Owned]:
     for kind, kept in kinds.items():  # (tasks, structures)
         owners = kept.sum(axis=0)
         single = {name: int(row[owners == 1].sum()) for name, row in zip(tickets, kept)}
-        found.append(
-            Owned(kind, len(owners), np.bincount(owners, minlength=len(tickets) + 1).tolist(), single)
-        )
+        found.append(Owned(kind, len(owners), np.bincount(owners, minlength=len(tickets) + 1).tolist(), single))
     return found
 
 

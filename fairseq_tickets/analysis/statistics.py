@@ -41,9 +41,7 @@ def spread(values: Sequence[float]) -> Spread:
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Spread(mean, math.nan, 1)
-    return Spread(
-        mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values)
-    )
+    return Spread(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
 
 
 def paired_t_test(treated: Sequence[float], control: Sequence[float]) -> PairedTest:
@@ -56,9 +54,7 @@ def paired_t_test(treated: Sequence[float], control: Sequence[float]) -> PairedT
         UserError: unequal lengths, or fewer than 2 pairs.
     """
     if len(treated) != len(control):
-        raise UserError(
-            f"a paired t-test needs as many values on both sides, got {len(treated)} and {len(control)}"
-        )
+        raise UserError(f"a paired t-test needs as many values on both sides, got {len(treated)} and {len(control)}")
     n = len(treated)
     if n < 2:
         raise UserError(f"a paired t-test needs at least 2 seeds, got {n}")

@@ -103,9 +103,7 @@ def uneven_note(rows: Mapping[str, Mapping[str, Sequence[Result]]]) -> list[str]
     numbers = {len(runs) for row in rows.values() for runs in row.values()}
     if len(numbers) < 2:
         return []
-    listed = "; ".join(
-        f"{name}, {task}: {len(runs)}" for name, row in rows.items() for task, runs in row.items()
-    )
+    listed = "; ".join(f"{name}, {task}: {len(runs)}" for name, row in rows.items() for task, runs in row.items())
     return [f"seeds differ: {listed}"]
 
 

@@ -35,3 +35,24 @@ def result_table(name: str, results: Sequence[Result]) -> Table:
     if name not in RESULT_TABLES:
         raise UserError(f"table {name}: must be one of {', '.join(RESULT_TABLES)}")
     return RESULT_TABLES[name][0](results)
+
+
+def tables_of(paper: str, results: Sequence[Result]) -> tuple[list[Table], list[str]]:
+    """Every table of a paper ("S" or "D") that the results allow, and for each of the others why not.
+
+    Raises:
+        UserError: no table can be made.
+    """
+    made, left_out = [], []
+    for name, (build, _) in RESULT_TABLES.items():
+        if name.startswith(paper):
+            try:
+                table = build(results)
+            except UserError as error:
+                left_out.append(f"{name} left out: {error}")
+                continue
+            table.title = f"{name}: {table.title}"
+            made.append(table)
+    if not made:
+        raise UserError(f"no table of paper {paper} can be made: {'; '.join(left_out)}")
+    return made, left_out

@@ -33,9 +33,7 @@ _COLUMNS = ("QNLI", "SST-2", "MNLI", "CoLA", "MRPC", "STS-B", "RTE", "QQP")
 def dominant_against_random(results: Sequence[Result]) -> Table:
     """Table 2: full fine-tuning, Random-k, Dominant-k for every k found, and BitFit."""
     wanted = select(results, method={"full", "random_dimensions", "dominant", "bitfit"}, train_fraction=1.0)
-    wanted = select(wanted, source_task=None) + [
-        r for r in wanted if r.source_task is not None and r.method != "full"
-    ]
+    wanted = select(wanted, source_task=None) + [r for r in wanted if r.source_task is not None and r.method != "full"]
     if not select(wanted, method={"dominant", "random_dimensions", "bitfit"}):
         raise UserError("none of the result files is a dominant, random_dimensions or bitfit run")
     largest_first = sorted({r.top_k for r in wanted if r.top_k is not None}, reverse=True)

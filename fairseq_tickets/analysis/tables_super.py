@@ -48,9 +48,7 @@ def single_task(results: Sequence[Result]) -> Table:
     for model in models_in(results):
         full, tickets = rows[f"ST-DNN {model}"], rows[f"SuperT {model}"]
         for split, name in SPLIT_NAMES.items():
-            tests = [
-                _test_text(tickets.get(task, []), full.get(task, []), split) for task in tasks_in(results)
-            ]
+            tests = [_test_text(tickets.get(task, []), full.get(task, []), split) for task in tasks_in(results)]
             table.rows.append(cells(f"SuperT - ST-DNN {model}, {name}: paired t-test", *tests, "-", "-"))
     table.notes.append(
         "t-test: two-sided, paired by seed, on the task score (mean of a task's two metrics); gain, p, n"
@@ -76,13 +74,9 @@ def predictions(results: Sequence[Result]) -> Table:
             for run in sorted(select(runs, seed=seed), key=lambda r: tasks_in(runs).index(r.task)):
                 used.append(run)
                 level = "-" if run.level is None else f"{run.level:g}"
-                rows.append(
-                    cells(f"{label} {model}", run.task, str(seed), level, run.key, _file(run.predictions))
-                )
+                rows.append(cells(f"{label} {model}", run.task, str(seed), level, run.key, _file(run.predictions)))
     header = columns("", "Task", "Seed", "Level", "Run", "Test predictions")
-    notes = [
-        "test scores come from the GLUE server only; the seed is the one with the best task-average on dev"
-    ]
+    notes = ["test scores come from the GLUE server only; the seed is the one with the best task-average on dev"]
     return Table("Test-set predictions to submit", header, rows, notes, signature(used))
 
 
@@ -118,9 +112,7 @@ def adaptation(results: Sequence[Result]) -> Table:
                 for source in sorted({r.source_task or "" for r in select(results, method=method)}):
                     row, numbers = [Cell(f"{task}: {name.format(source)} {model}")], []
                     for fraction in fractions:
-                        runs = select(
-                            results, model=model, task=task, source_task=source, train_fraction=fraction
-                        )
+                        runs = select(results, model=model, task=task, source_task=source, train_fraction=fraction)
                         chosen = best_runs(runs, method)
                         row.append(Cell(metric_text(task, chosen)) if chosen else NOT_MEASURED)
                         numbers.append(task_mean(chosen) if chosen else math.nan)
@@ -131,9 +123,7 @@ def adaptation(results: Sequence[Result]) -> Table:
             embolden(block, values)
             rows += block
     header = columns("Model", *(f"{100 * fraction:g}%" for fraction in fractions))
-    return Table(
-        "Domain adaptation, dev scores by share of the training data", header, rows, notes, signature(results)
-    )
+    return Table("Domain adaptation, dev scores by share of the training data", header, rows, notes, signature(results))
 
 
 def seed_deviation(results: Sequence[Result]) -> Table:
@@ -186,9 +176,7 @@ def learning_rate_deviation(results: Sequence[Result]) -> Table:
     def values(runs: Sequence[Result], method: str) -> list[float]:
         return _mean_by(super_tickets(runs) if method == "winning" else runs, lambda r: r.config.get("lr"))
 
-    return _deviation_table(
-        "Standard deviation over learning rates, points", results, names, values, "learning rate"
-    )
+    return _deviation_table("Standard deviation over learning rates, points", results, names, values, "learning rate")
 
 
 def weights(results: Sequence[Result]) -> Table:
@@ -229,9 +217,7 @@ def _score_table(title: str, rows: Rows, splits: Sequence[str], group: int) -> T
                 values.append(numbers)
             embolden(block, values)
             out += block
-    header = columns(
-        "", *(task_heading(task, used) for task in tasks), "Average Score", "Average Weight Remaining"
-    )
+    header = columns("", *(task_heading(task, used) for task in tasks), "Average Score", "Average Weight Remaining")
     notes = [*missing_note(rows, tasks), *uneven_note(rows)]
     return Table(title, header, out, notes, signature(used))
 
@@ -248,9 +234,7 @@ def _score_row(
     if any(math.isnan(value) for value in values):
         return [*line, NOT_MEASURED, NOT_MEASURED], [*values, math.nan]
     average = average_score([[value] for value in values])
-    kept = average_weight_remaining(
-        [spread([_weight(r, "encoder") for r in row[task]]).mean for task in tasks]
-    )
+    kept = average_weight_remaining([spread([_weight(r, "encoder") for r in row[task]]).mean for task in tasks])
     return [*line, Cell(in_points(average)), Cell(f"{in_points(kept)}%")], [*values, average]
 
 
@@ -297,13 +281,9 @@ def _test_text(treated: Sequence[Result], control: Sequence[Result], split: str)
 
 def _best_seed(runs: Sequence[Result]) -> int:
     tasks = tasks_in(runs)
-    complete = [
-        s for s in sorted({r.seed for r in runs}) if {r.task for r in select(runs, seed=s)} == set(tasks)
-    ]
+    complete = [s for s in sorted({r.seed for r in runs}) if {r.task for r in select(runs, seed=s)} == set(tasks)]
     if not complete:
-        raise UserError(
-            f"no seed has results for all of {', '.join(tasks)}: one seed's predictions are submitted"
-        )
+        raise UserError(f"no seed has results for all of {', '.join(tasks)}: one seed's predictions are submitted")
     return max(complete, key=lambda s: average_score([[r.score()] for r in select(runs, seed=s)]))
 
 

@@ -16,16 +16,12 @@ matrix, a column group a ticket (Tables 5 to 10). --bias: W^O and W^FC2 with the
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tickets, layout and output."""
-    parser.add_argument(
-        "tickets", nargs="+", metavar="TICKET", help="dominant ticket files; NAME=FILE names a column"
-    )
+    parser.add_argument("tickets", nargs="+", metavar="TICKET", help="dominant ticket files; NAME=FILE names a column")
     parser.add_argument(
         "--matrix", action="append", default=[], help="only this matrix: q_proj, k_proj, ... (default: all)"
     )
     layout = parser.add_mutually_exclusive_group()
-    layout.add_argument(
-        "--bias", action="store_true", help="W^O and W^FC2 with the bias highlighted, for each ticket"
-    )
+    layout.add_argument("--bias", action="store_true", help="W^O and W^FC2 with the bias highlighted, for each ticket")
     layout.add_argument("--recurrence", action="store_true", help="dimensions that recur through the layers")
     parser.add_argument(
         "--sort", help="count (most out-weighted first) or index (default: count for one ticket, else index)"
@@ -36,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=6,
         help="how many recurrent dimensions to highlight (default: %(default)s)",
     )
-    parser.add_argument(
-        "--at-least", type=int, default=2, help="layers that count as recurring (default: %(default)s)"
-    )
+    parser.add_argument("--at-least", type=int, default=2, help="layers that count as recurring (default: %(default)s)")
     parser.add_argument("--format", default="markdown", help="markdown, csv or latex (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the recurrence of every dimension as JSON")
     parser.add_argument("--output", metavar="FILE", help="write here instead of standard output")
@@ -70,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
             name: {matrix: dimensions.recurrence(ticket, matrix) for matrix in matrices}
             for name, ticket in tickets.items()
         }
-        emit(
-            json.dumps({"signature": ticket_signature(args.tickets), "layers": found}, indent=1), args.output
-        )
+        emit(json.dumps({"signature": ticket_signature(args.tickets), "layers": found}, indent=1), args.output)
         return 0
     if args.recurrence:
         tables = [dimensions.recurrence_table(tickets, args.at_least)]

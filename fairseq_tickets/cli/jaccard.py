@@ -24,12 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "TICKET"),
         help="a named group of tickets, compared within itself; may be given several times",
     )
-    parser.add_argument(
-        "--by", action="append", default=[], metavar="MEASURE", help="only this measure (default: all)"
-    )
-    parser.add_argument(
-        "--draws", type=int, default=100, help="random draws for the baseline (default: %(default)s)"
-    )
+    parser.add_argument("--by", action="append", default=[], metavar="MEASURE", help="only this measure (default: all)")
+    parser.add_argument("--draws", type=int, default=100, help="random draws for the baseline (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the baseline (default: %(default)s)")
     parser.add_argument("--format", default="markdown", help="markdown, csv or latex (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="all", help="dev scores: all, or report, the 90%% not selected on")
     parser.add_argument("--style", default="pies", help="importance: pies or map (default: %(default)s)")
     parser.add_argument("--at-least", type=int, default=2, help="skeleton: layers that count as recurring")
-    parser.add_argument(
-        "--task", action="append", default=[], help="only this task's results; may be repeated"
-    )
+    parser.add_argument("--task", action="append", default=[], help="only this task's results; may be repeated")
     parser.add_argument("--model", help="only results of this model")
     parser.add_argument("--experiment", help="only results of this experiment")
 

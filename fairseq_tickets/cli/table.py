@@ -16,6 +16,7 @@ DESCRIPTION = """Make a table of the papers from finished runs.
   S8  standard deviation over learning rates
   D2  Dominant-k against Random-k, BitFit and full fine-tuning
   D3  a random 5 % of elements against full fine-tuning
+  S, D        every table of the paper that the results allow
   ownership   super tickets owned by one task, shared by most, by all (from ticket files, NAME=FILE)
   importance  ticket importance and task shares, paper S's Figure 6 in numbers (from scores files, NAME=FILE)
 
@@ -39,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build the table and print it."""
     import json
+    import sys
 
-    from fairseq_tickets.analysis.markup import render
+    from fairseq_tickets.analysis.markup import render_all
     from fairseq_tickets.analysis.output import (
         emit,
         filtered_results,
@@ -49,33 +51,26 @@ def run(args: argparse.Namespace) -> int:
         ticket_signature,
     )
     from fairseq_tickets.analysis.shares import ownership_table, shares_table, task_shares
-    from fairseq_tickets.analysis.tables import RESULT_TABLES, result_table
+    from fairseq_tickets.analysis.tables import RESULT_TABLES, result_table, tables_of
     from fairseq_tickets.errors import UserError
 
     if args.name == "ownership":
-        table = ownership_table(named_super_tickets(args.inputs))
-        table.signature = ticket_signature(args.inputs)
+        tables = [ownership_table(named_super_tickets(args.inputs))]
     elif args.name == "importance":
-        table = shares_table(task_shares(named_scores(args.inputs)))
-        table.signature = ticket_signature(args.inputs)
+        tables = [shares_table(task_shares(named_scores(args.inputs)))]
     elif args.name in RESULT_TABLES:
-        table = result_table(args.name, filtered_results(args.inputs, args.model, args.experiment))
+        tables = [result_table(args.name, filtered_results(args.inputs, args.model, args.experiment))]
+    elif args.name in ("S", "D"):
+        tables, left_out = tables_of(args.name, filtered_results(args.inputs, args.model, args.experiment))
+        for reason in left_out:
+            print(f"fairseq-tickets: {reason}", file=sys.stderr)
     else:
-        raise UserError(
-            f"table {args.name}: must be one of {', '.join([*RESULT_TABLES, 'ownership', 'importance'])}"
-        )
+        known = [*RESULT_TABLES, "S", "D", "ownership", "importance"]
+        raise UserError(f"table {args.name}: must be one of {', '.join(known)}")
+    if args.name in ("ownership", "importance"):
+        tables[0].signature = ticket_signature(args.inputs)
     if args.json:
-        header = [
-            name if span == 1 else f"{name} {i + 1}" for name, span in table.header for i in range(span)
-        ]
-        content = {
-            "title": table.title,
-            "header": header,
-            "rows": [[cell.text for cell in row] for row in table.rows],
-            "notes": table.notes,
-            "signature": table.signature,
-        }
-        emit(json.dumps(content, indent=1), args.output)
+        emit(json.dumps([table.to_json() for table in tables], indent=1), args.output)
     else:
-        emit(render(table, args.format), args.output)
+        emit(render_all(tables, args.format), args.output)
     return 0

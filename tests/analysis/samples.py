@@ -49,9 +49,7 @@ TABLE_1 = {
 }
 
 
-def dominant(
-    shape: ModelShape, chosen: dict[str, dict[int, list[int]]], **provenance: object
-) -> DominantTicket:
+def dominant(shape: ModelShape, chosen: dict[str, dict[int, list[int]]], **provenance: object) -> DominantTicket:
     """Ticket with `chosen` (matrix -> layer -> dimensions) and nothing elsewhere."""
     rows = {m: [list(chosen.get(m, {}).get(layer, [])) for layer in range(shape.layers)] for m in MATRICES}
     return DominantTicket(shape, rows, None, dict(provenance))
@@ -60,13 +58,11 @@ def dominant(
 def paper_ticket(task: str) -> DominantTicket:
     """The rows above for one task."""
     tables = {"q_proj": TABLE_5, "out_proj": TABLE_8}
-    return dominant(
-        LARGE, {m: {layer: row[task] for layer, row in t.items()} for m, t in tables.items()}, task=task
-    )
+    return dominant(LARGE, {m: {layer: row[task] for layer, row in t.items()} for m, t in tables.items()}, task=task)
 
 
 def skeleton_ticket(shape: ModelShape, seed: int, top_k: int = 3) -> DominantTicket:
-    """A ticket as the paper finds them: few dimensions in most layers; scattered ones and biases in W^O, W^FC2."""
+    """A ticket like the paper's: few dimensions in most layers; scattered ones, biases in W^O and W^FC2."""
     common = random.Random(7)
     bones = common.sample(range(shape.embed_dim), 5)
     own = random.Random(seed)
@@ -101,9 +97,7 @@ def counts_of(ticket: DominantTicket, seed: int) -> dict[str, np.ndarray]:
     return counts
 
 
-def super_ticket(
-    shape: ModelShape, heads: list[list[int]], ffn: list[int], **provenance: object
-) -> SuperTicket:
+def super_ticket(shape: ModelShape, heads: list[list[int]], ffn: list[int], **provenance: object) -> SuperTicket:
     return SuperTicket(shape, heads, ffn, dict(provenance))
 
 
@@ -167,9 +161,7 @@ def write(folder: Path, contents: list[dict]) -> Path:
     return folder
 
 
-def single_task_runs(
-    tasks: tuple[str, ...] = ("RTE", "MRPC", "SST-2", "STS-B"), seeds: int = 3
-) -> list[dict]:
+def single_task_runs(tasks: tuple[str, ...] = ("RTE", "MRPC", "SST-2", "STS-B"), seeds: int = 3) -> list[dict]:
     """A whole experiment of paper S with a phase transition: a formula and a little seeded noise."""
     noise = random.Random(3)
     metrics = {"MRPC": ("accuracy", "f1"), "STS-B": ("pearson", "spearman"), "CoLA": ("mcc",)}
@@ -186,12 +178,7 @@ def single_task_runs(
             for method, (rise, fall) in slopes.items():
                 for step in range(1, 9):
                     level = step / 10
-                    score = (
-                        start
-                        + shift
-                        + small * (rise * level - fall * level**2)
-                        + noise.gauss(0, 0.006 * small)
-                    )
+                    score = start + shift + small * (rise * level - fall * level**2) + noise.gauss(0, 0.006 * small)
                     left = {"encoder": 1 - 0.7 * level, "without_embeddings": 1 - level}
                     chosen = {"level": level, "method": method, "weight_remaining": left}
                     runs.append(result(score=score, **chosen, **kinds))

@@ -103,9 +103,7 @@ def test_terminal_colours_leave_the_text_as_it_was(table_1):
     assert re.sub("\x1b[^m]*m", "", painted) == render(table, "markdown")
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"), [("sort", "--sort size"), ("matrix", "--matrix W: must be one of q_proj")]
-)
+@pytest.mark.parametrize(("kind", "reason"), [("sort", "--sort size"), ("matrix", "--matrix W: must be one of q_proj")])
 def test_bad_choices(table_1, kind, reason):
     with pytest.raises(UserError, match=reason):
         dimensions.layer_table(

@@ -47,10 +47,7 @@ def test_empty_tickets_are_the_same():
     for measure in overlap.DOMINANT_MEASURES:
         assert similarity(empty, empty, measure) == 1.0
         assert (
-            overlap.expected_jaccard(
-                overlap.blocks_of(empty, measure), overlap.blocks_of(empty, measure), measure
-            )
-            == 1
+            overlap.expected_jaccard(overlap.blocks_of(empty, measure), overlap.blocks_of(empty, measure), measure) == 1
         )
 
 
@@ -83,9 +80,7 @@ def test_simulated_baseline_agrees_with_the_exact_one_and_repeats():
 def test_random_tickets_of_the_papers_size_share_nearly_nothing():
     """Section 4.3: 'the similarity between random tickets is nearly 0'. About 3 · 3/1025 common of 6."""
     tickets = {str(seed): skeleton_ticket(LARGE, seed) for seed in (1, 2)}
-    assert overlap.random_baseline(tickets, "dimension", draws=2, seed=1).expected == pytest.approx(
-        0.00129, abs=1e-4
-    )
+    assert overlap.random_baseline(tickets, "dimension", draws=2, seed=1).expected == pytest.approx(0.00129, abs=1e-4)
 
 
 def test_super_tickets():

@@ -123,13 +123,9 @@ def test_super_tickets_best_on_select_smallest_level_on_ties():
 
 
 def test_tuned_takes_the_best_mean_over_seeds():
-    """lr 1e-4: 0.6 and 0.8, mean 0.7; lr 5e-5: 0.65 twice; lr 2e-4 has one lucky seed and does not compete."""
+    """lr 1e-4: 0.6 and 0.8, mean 0.7; lr 5e-5: 0.65 twice; lr 2e-4 has one lucky seed, no rival."""
     table = {1e-4: [0.6, 0.8], 5e-5: [0.65, 0.65], 2e-4: [0.99]}
-    runs = [
-        load(result(seed=s, score=v, config={"lr": lr}))
-        for lr, row in table.items()
-        for s, v in enumerate(row)
-    ]
+    runs = [load(result(seed=s, score=v, config={"lr": lr})) for lr, row in table.items() for s, v in enumerate(row)]
     assert {r.config["lr"] for r in results.tuned(runs)} == {1e-4}
     assert len(results.tuned(runs)) == 2
 

@@ -62,9 +62,7 @@ def test_paired_t_at_its_borders():
     assert shifted.t == -math.inf and shifted.p == 0
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "reason"), [([1], [2], "at least 2 seeds, got 1"), ([1, 2], [1], "got 2 and 1")]
-)
+@pytest.mark.parametrize(("a", "b", "reason"), [([1], [2], "at least 2 seeds, got 1"), ([1, 2], [1], "got 2 and 1")])
 def test_paired_t_needs_pairs(a, b, reason):
     with pytest.raises(UserError, match=reason):
         paired_t_test(a, b)

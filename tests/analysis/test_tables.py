@@ -55,7 +55,7 @@ def test_table_1(single):
     found = texts(table)
     assert found["ST-DNN minilm, all of dev"] == ["61.0±1.4", "80.0±0.0/80.0±0.0", "70.5", "100.0%"]
     assert found["SuperT minilm, all of dev"] == ["64.5±0.7", "80.0±0.0/80.0±0.0", "72.3", "85.0%"]
-    # Gains 4 and 3: mean 3.5, sd 0.707, t = 3.5 / 0.5 = 7; one degree of freedom: p = 1 - 2/pi * atan(7) = 0.0903
+    # Gains 4 and 3: mean 3.5, sd 0.707, t = 3.5 / 0.5 = 7; so p = 1 - 2/pi * atan(7) = 0.0903
     assert found["SuperT - ST-DNN minilm, all of dev: paired t-test"][:2] == [
         "+3.5, p=0.0903, n=2",
         "+0.0, p=1, n=2",
@@ -133,11 +133,9 @@ def test_tables_5_6_and_7(single):
 
 
 def test_table_8_averages_over_seeds_first_and_table_5_over_learning_rates():
-    """Rows are seeds, columns learning rates: (70, 72), (74, 80). Means over seeds 72, 76; over rates 71, 77."""
+    """Seeds by rates: (70, 72), (74, 80). Means over seeds 72, 76; over rates 71, 77."""
     values = {(1, 1e-5): 0.70, (1, 1e-4): 0.72, (2, 1e-5): 0.74, (2, 1e-4): 0.80}
-    contents = [
-        result(method="mt_dnn+st", seed=s, score=v, config={"lr": lr}) for (s, lr), v in values.items()
-    ]
+    contents = [result(method="mt_dnn+st", seed=s, score=v, config={"lr": lr}) for (s, lr), v in values.items()]
     assert texts(result_table("S8", runs(*contents))) == {"MT-DNN + ST minilm": ["2.83"]}
     assert texts(result_table("S5", runs(*contents))) == {"MT-DNN + ST minilm": ["4.24"]}
 
@@ -182,9 +180,7 @@ def test_dominant_table_3_and_the_papers_metrics():
     assert texts(table)["Random elements minilm"] == ["-", "90.0", "5%", "50"]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in RESULT_TABLES if name not in ("S1", "S2", "S5", "S6", "S7", "S8")]
-)
+@pytest.mark.parametrize("name", [name for name in RESULT_TABLES if name not in ("S1", "S2", "S5", "S6", "S7", "S8")])
 def test_tables_say_what_they_need(name, single):
     with pytest.raises(UserError, match="none of the result files is a"):
         result_table(name, single)

@@ -1,0 +1,75 @@
+"""Every analysis program runs from a checkout as a user starts it, and makes what it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairseq_tickets.analysis.arrays import save_counts
+from tests.analysis.samples import SMALL, counts_of, result, single_task_runs, skeleton_ticket, super_ticket, write
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+PROGRAMS = {
+    "jaccard_stability": (["a.json", "b.json", "--draws", "2"], "mean Jaccard"),
+    "dimension_table": (["a.json", "b.json", "--matrix", "v_proj"], "Structure comparison of W^V"),
+    "dominant_ticket_tables": (["results"], "D2: The dominant winning ticket"),
+    "super_ticket_tables": (["results"], "S1: Single-task fine-tuning"),
+    "ticket_ownership": (["RTE=super.json", "MRPC=full.json"], "in the tickets of"),
+    "ticket_importance": (["RTE=rte.npz", "MRPC=mrpc.npz"], None),
+    "phase_transition": (["results"], None),
+    "performance_gain": (["results"], None),
+    "training_subsets": (["results"], None),
+    "out_weighted_parameters": (["RTE=counts.npz"], None),
+    "skeleton": (["a.json", "b.json"], None),
+    "training_curves": (["results"], None),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    for seed, name in enumerate("ab"):
+        skeleton_ticket(SMALL, seed).save(folder / f"{name}.json")
+    super_ticket(SMALL, [[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1]], [1, 0, 1]).save(folder / "super.json")
+    super_ticket(SMALL, [[1] * 4] * 3, [1] * 3).save(folder / "full.json")
+    generator = np.random.default_rng(0)
+    for task in ("rte", "mrpc"):
+        np.savez(folder / f"{task}.npz", heads=generator.random((3, 4)), ffn=generator.random(3))
+    save_counts(folder / "counts.npz", counts_of(skeleton_ticket(SMALL, 0), 0), {"task": "RTE"})
+    part = [dict(c, train_fraction=0.1, key=f"part {c['key']}") for c in single_task_runs(("RTE",), seeds=2)]
+    dominant = [result(method="dominant", top_k=1, source_task="MNLI", seed=s) for s in (1, 2)]
+    write(folder / "results", [*single_task_runs(seeds=2), *part, *dominant])
+    return folder
+
+
+def test_every_script_is_tried():
+    assert {path.stem for path in SCRIPTS.glob("*.py")} == set(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_script(name, inputs, tmp_path):
+    arguments, expected = PROGRAMS[name]
+    figure = tmp_path / "figure.pdf"
+    if expected is None:
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed: no plots")
+        arguments = [*arguments, "--output", str(figure)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=inputs, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    if expected is None:
+        assert figure.read_bytes().startswith(b"%PDF")
+    else:
+        assert expected in done.stdout
+
+
+def test_a_user_error_is_one_line(inputs):
+    command = [sys.executable, str(SCRIPTS / "jaccard_stability.py"), "a.json"]
+    done = subprocess.run(command, cwd=inputs, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "fairseq-tickets: error: a comparison needs at least 2 tickets, got 1\n"
