@@ -55,7 +55,8 @@ class _Fast(Tokenizer):
         self.kind, self.files, self._backend = kind, files, backend
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = True
+        if hasattr(backend, "encode_special_tokens"):  # without it (before 0.15), such text becomes <unk>
+            backend.encode_special_tokens = True
         numbers = backend.get_vocab()
         symbols = [""] * (max(numbers.values()) + 1)
         for piece, number in numbers.items():
@@ -152,8 +153,7 @@ def _load_folder(folder: Path) -> Tokenizer:
 
 
 def _tokenizer_json(path: Path) -> Tokenizer:
-    import tokenizers
-
+    tokenizers = _library(path)
     _readable(path)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
@@ -163,8 +163,7 @@ def _tokenizer_json(path: Path) -> Tokenizer:
 
 
 def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
-    import tokenizers
-
+    tokenizers = _library(vocabulary)
     for path in (vocabulary, merges):
         _readable(path)
     try:
@@ -177,8 +176,7 @@ def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
 
 
 def _wordpiece(path: Path) -> Tokenizer:
-    import tokenizers
-
+    tokenizers = _library(path)
     _readable(path)
     try:
         pieces = path.read_text(encoding="utf-8").split("\n")
@@ -205,6 +203,14 @@ def _lowercase(config: Path, pieces: Sequence[str]) -> bool:
     if isinstance(stated, bool):
         return stated
     return not any(letter.isupper() for piece in pieces if not piece.startswith("[") for letter in piece)
+
+
+def _library(path: Path) -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UserError(f"--tokenizer {path}: it needs the package tokenizers: pip install tokenizers") from error
+    return tokenizers
 
 
 def _readable(path: Path) -> None:

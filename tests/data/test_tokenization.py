@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,12 @@ def test_nothing_there(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         load_tokenizer(tmp_path / "absent")
+
+
+def test_without_the_tokenizers_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    write_wordpiece(tmp_path)
+    write_gpt2(tmp_path)
+    for name in ("vocab.txt", "encoder.json"):
+        with pytest.raises(UserError, match="needs the package tokenizers: pip install"):
+            load_tokenizer(tmp_path / name)
