@@ -9,7 +9,8 @@ What is mended, and only where it is broken:
 - Python >= 3.11 refuses dataclass defaults that can't be hashed, and the three packages are full of them. Their
   classes get a hash by identity for as long as the decorator looks. Field defaults stay what they are, since
   fairseq's `hydra_init` reads them.
-- Python >= 3.12 has no `find_module`, which hydra 1.0 calls to find its plugins.
+- Python >= 3.12 has no `find_module`, which hydra 1.0 calls to find its plugins; 3.13 has no `typing.io`, which
+  hydra's parser imports.
 - PyTorch >= 2.6 does not load fairseq's own checkpoints, for want of `argparse.Namespace` on its allow-list.
 - A `UserError` ends fairseq-train and fairseq-hydra-train with one line in place of a traceback.
 - A wrong `--user-dir` is such an error.
@@ -30,6 +31,7 @@ import os
 import pkgutil
 import re
 import sys
+import typing
 from collections.abc import Iterator, Sequence
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, Callable, Optional
@@ -57,6 +59,8 @@ def install() -> ModuleType:
         sys.excepthook = _one_line_excepthook(sys.excepthook)
         if sys.version_info >= (3, 11):
             _allow_unhashable_defaults()
+        if "typing.io" not in sys.modules:
+            _restore_typing_io()
         for name, patch in PATCHES.items():
             if name in sys.modules:
                 patch(sys.modules[name])
@@ -93,6 +97,13 @@ def _one_line_excepthook(previous: Callable[..., Any]) -> Callable[..., Any]:
             _print_line(message)
 
     return excepthook
+
+
+def _restore_typing_io() -> None:
+    module: Any = ModuleType("typing.io")
+    module.IO, module.TextIO, module.BinaryIO = typing.IO, typing.TextIO, typing.BinaryIO
+    sys.modules["typing.io"] = module
+    applied.append("typing.io exists again")
 
 
 # Dataclass defaults
@@ -153,17 +164,28 @@ class _PatchAfterImport(importlib.abc.MetaPathFinder):
                 break
         else:
             return None
-        loader: Any = spec.loader
-        if loader is not None:
-            run = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                run(module)
-                if module.__name__ == name:  # pytest's import hook is one loader for all modules
-                    patch(module)
-
-            loader.exec_module = exec_module  # on this loader only: a new one is made for every module
+        if spec.loader is not None:
+            spec.loader = _PatchingLoader(spec.loader, patch)
         return spec
+
+
+class _PatchingLoader(importlib.abc.Loader):
+    """Runs a module by its own loader, gives that loader back to it, and patches."""
+
+    def __init__(self, loader: Any, patch: Callable[[Any], None]) -> None:
+        self.loader = loader
+        self.patch = patch
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self.loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
+        self.loader.exec_module(module)
+        self.patch(module)
 
 
 def _patch_user_dir(module: Any) -> None:

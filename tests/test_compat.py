@@ -1,0 +1,289 @@
+"""The compatibility layer: what it lets through, what it still refuses, and that it stays out of the way."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from fairseq_tickets import compat
+from fairseq_tickets.errors import UserError
+
+PACKAGE = Path(compat.__file__).parent
+NEEDS_THE_MEND = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python < 3.11 accepts such defaults itself")
+
+
+def python(code: str, cwd: Path) -> str:
+    """Standard output of `code` in a new interpreter, which must succeed."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_nothing_is_loaded_until_fairseq_is_imported(tmp_path: Path) -> None:
+    found = python(
+        "import sys; before = [m for m in sys.modules if 'fairseq' in m or m in ('torch', 'numpy', 'dataclasses')];"
+        "import json, dataclasses;"
+        "print(before, dataclasses.dataclass.__module__, '_fairseq_tickets_compat' in sys.modules)",
+        tmp_path,
+    )
+    assert found == "[] dataclasses False"
+
+
+def test_importing_omegaconf_sets_the_hook_off_without_the_package(tmp_path: Path) -> None:
+    found = python(
+        "import sys, omegaconf;"
+        "print(sys.modules['_fairseq_tickets_compat'].applied != [], 'fairseq_tickets' in sys.modules,"
+        "'fairseq' in sys.modules, [f for f in sys.meta_path if getattr(f, '__name__', '') == 'FairseqTicketsHook'])",
+        tmp_path,
+    )
+    assert found == "True False False []"
+
+
+@pytest.fixture
+def import_user_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """fairseq's import_user_module, leaving no module and no path behind."""
+    import fairseq.utils
+
+    known = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield lambda folder: fairseq.utils.import_user_module(argparse.Namespace(user_dir=str(folder)))
+    for name in set(sys.modules) - known:
+        if "of_this_test" in name:
+            del sys.modules[name]
+
+
+@NEEDS_THE_MEND
+def test_unhashable_default_in_a_users_fairseq_config(tmp_path: Path, import_user_dir: Callable[[Path], None]) -> None:
+    plugin = tmp_path / "plugin_of_this_test"
+    plugin.mkdir()
+    (plugin / "__init__.py").write_text(
+        "from dataclasses import dataclass, field\n"
+        "from fairseq.dataclass import FairseqDataclass\n"
+        "@dataclass\n"
+        "class Inner:\n"
+        "    depth: int = 3\n"
+        "@dataclass\n"
+        "class Config(FairseqDataclass):\n"
+        "    inner: Inner = Inner()\n"
+        "    other: Inner = field(default=Inner(4))\n"
+    )
+    import_user_dir(plugin)
+    module = sys.modules["plugin_of_this_test"]
+    assert (module.Config().inner.depth, module.Config().other.depth) == (3, 4)
+    assert module.Config.__dataclass_fields__["inner"].default == module.Inner(3)  # which hydra_init reads
+    assert module.Inner.__hash__ is None  # as unhashable as before
+
+
+@NEEDS_THE_MEND
+def test_other_programs_still_get_the_error(tmp_path: Path) -> None:
+    found = python(
+        "import omegaconf\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Inner:\n"
+        "    depth: int = 3\n"
+        "try:\n"
+        "    @dataclass\n"
+        "    class Config:\n"
+        "        inner: Inner = Inner()\n"
+        "except ValueError as error:\n"
+        "    print(error)\n",
+        tmp_path,
+    )
+    assert "mutable default" in found and "inner" in found
+
+
+def test_the_wrapped_decorator_takes_what_the_original_takes(tmp_path: Path) -> None:
+    found = python(
+        "import omegaconf\n"
+        "from dataclasses import dataclass, make_dataclass\n"
+        "@dataclass(frozen=True, order=True)\n"
+        "class Point:\n"
+        "    x: int\n"
+        "    y: int = 2\n"
+        "Made = make_dataclass('Made', [('a', int, 1)])\n"
+        "Bare = dataclass()(type('Bare', (), {}))\n"
+        "print(Point(1) < Point(2), hash(Point(1)) == hash(Point(1)), Made().a, Bare.__name__)\n",
+        tmp_path,
+    )
+    assert found == "True True 1 Bare"
+
+
+def test_fixed_fairseq_is_left_alone(tmp_path: Path) -> None:
+    """A fairseq whose configs use factories: imported under the hook, its fields stay factories."""
+    fork = tmp_path / "fairseq"
+    fork.mkdir()
+    (fork / "__init__.py").write_text(
+        "from dataclasses import dataclass, field, MISSING\n"
+        "@dataclass\n"
+        "class Common:\n"
+        "    seed: int = 1\n"
+        "@dataclass\n"
+        "class Config:\n"
+        "    common: Common = field(default_factory=Common)\n"
+        "made = Config.__dataclass_fields__['common']\n"
+        "print(made.default is MISSING, made.default_factory is Common, Config() == Config(), Common.__hash__)\n"
+    )
+    (fork / "utils.py").write_text("def import_user_module(args): print('called', args.user_dir)\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").touch()
+    found = python(
+        "import argparse, fairseq.utils as u; u.import_user_module(argparse.Namespace(user_dir='mine'))", tmp_path
+    )
+    assert found.splitlines() == ["True True True None", "called mine"]
+
+
+def test_hook_without_the_package_is_silent(tmp_path: Path) -> None:
+    from tests.test_install import hook_source
+
+    (tmp_path / "omegaconf.py").write_text("print('imported')\n")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"{hook_source()}import omegaconf"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("imported\n", "", 0)
+
+
+# Errors
+
+
+def chain(inner: BaseException, outer: BaseException, explicit: bool) -> BaseException:
+    try:
+        try:
+            raise inner
+        except BaseException as error:
+            if explicit:
+                raise outer from error
+            raise outer  # noqa: B904  (the implicit chain is what is tested)
+    except BaseException as error:
+        return error
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_user_error_is_found_in_the_chain(explicit: bool) -> None:
+    error = chain(UserError("ticket.json has\n 6 layers"), RuntimeError("boom"), explicit)
+    assert compat.user_error_line(error) == "ticket.json has 6 layers"
+
+
+def test_other_errors_are_not_users() -> None:
+    class UserError(Exception):  # another program's
+        pass
+
+    assert compat.user_error_line(UserError("x")) is None
+    assert compat.user_error_line(chain(KeyError("a"), ValueError("b"), True)) is None
+    assert compat.user_error_line(None) is None
+
+
+def test_user_error_of_a_worker_process() -> None:
+    class ProcessRaisedException(Exception):
+        pass
+
+    text = (
+        "\n\n-- Process 1 terminated with the following error:\nTraceback (most recent call last):\n"
+        '  File "x.py", line 1, in f\nfairseq_tickets.errors.UserError: the ticket does not fit\n'
+    )
+    assert compat.user_error_line(ProcessRaisedException(text)) == "the ticket does not fit"
+    assert compat.user_error_line(ProcessRaisedException("ValueError: UserError")) is None
+
+
+WRONG_FOLDERS = [
+    ("missing", "there is no such folder"),
+    ("file.txt", "it is a file, not a folder"),
+    ("empty_folder_of_this_test", "it has no __init__.py, so it registers nothing"),
+    ("argparse", "another module named argparse is already in use"),
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), WRONG_FOLDERS)
+def test_wrong_user_dir(
+    tmp_path: Path, import_user_dir: Callable[[Path], None], name: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "empty_folder_of_this_test").mkdir()
+    (tmp_path / "argparse").mkdir()
+    monkeypatch.setattr(argparse, "__path__", [], raising=False)
+    with pytest.raises(Exception) as caught:
+        import_user_dir(tmp_path / name)
+    message = f'--user-dir {tmp_path / name}: {fault}; use --user-dir "$(fairseq-tickets user-dir)"'
+    assert compat.user_error_line(caught.value) == message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("fairseq-train", ["data", "--user-dir", "missing"]),
+        ("fairseq-hydra-train", ["common.user_dir=missing", "task=language_modeling", "+task.data=x"]),
+    ],
+)
+def test_wrong_user_dir_is_one_line(run_command, command: str, arguments: list[str]) -> None:  # type: ignore[no-untyped-def]
+    done = run_command(command, arguments, PYTHONWARNINGS="ignore")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "user-dir" in line)
+    assert line.startswith("fairseq-tickets: error: --user-dir missing: there is no such folder")
+
+
+@pytest.mark.slow
+def test_package_imported_before_fairseq_still_registers(tmp_path: Path) -> None:
+    found = python(
+        "import argparse, fairseq_tickets, fairseq.utils as u, fairseq.tasks as t;"
+        f"u.import_user_module(argparse.Namespace(user_dir={str(PACKAGE)!r}));"
+        "print('ticket_sentence_prediction' in t.TASK_REGISTRY)",
+        tmp_path,
+    )
+    assert found.splitlines()[-1] == "True"
+
+
+def test_hydra_prints_one_line_and_other_errors_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    from types import SimpleNamespace
+
+    module = SimpleNamespace(run_and_report=lambda func: func())
+    compat._patch_hydra_report(module)
+    assert module.run_and_report(lambda: 3) == 3
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        module.run_and_report(lambda: fail(UserError("no such task")))
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "fairseq-tickets: error: no such task\n"
+    with pytest.raises(KeyError):
+        module.run_and_report(lambda: fail(KeyError("x")))
+
+
+def test_plugin_scan_without_find_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hydra's own two calls, on finders that no longer have them (as on Python 3.12)."""
+    import importlib.machinery
+    import pkgutil
+    from types import SimpleNamespace
+
+    folder = tmp_path / "plugins_of_a_test"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "one.py").write_text("value = 7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delattr(importlib.machinery.FileFinder, "find_module", raising=False)
+    module = SimpleNamespace(pkgutil=pkgutil)
+    compat._patch_plugin_scan(module)
+    found = [
+        importer.find_module(name).load_module(name).value
+        for importer, name, _ in module.pkgutil.walk_packages(path=[str(folder)], prefix="plugins_of_a_test.")
+    ]
+    assert found == [7]
+    assert module.pkgutil is not pkgutil
+
+
+def test_dataclasses_of_this_test_run_are_intact() -> None:
+    @dataclasses.dataclass
+    class Plain:
+        x: int = 1
+
+    assert Plain() == Plain() and Plain.__hash__ is None
