@@ -33,7 +33,7 @@ from fairseq_tickets.convert.shape import (
     config_from_checkpoint,
     recorded_options,
 )
-from fairseq_tickets.convert.source import copy_tokenizer
+from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer
 from fairseq_tickets.convert.staging import staged_folder
 from fairseq_tickets.convert.tokenizer import export_tokenizer
 from fairseq_tickets.convert.vocabulary import read_dictionary
@@ -44,6 +44,9 @@ from fairseq_tickets.parameters import model_shape
 if TYPE_CHECKING:
     from fairseq_tickets.dominant_ticket.delta import Delta
     from fairseq_tickets.tickets import DominantTicket, SuperTicket
+
+
+FAIRSEQ_FILES = ("dict.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES)
 
 
 @dataclass
@@ -99,7 +102,7 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
     if str(output).endswith(".pt"):
         save(content, Path(output))
         return report
-    with staged_folder(output) as stage:
+    with staged_folder(output, owned=FAIRSEQ_FILES) as stage:
         if tokenizer is None:
             report.notes.append("no dict.txt was written, and from_pretrained needs one: give --tokenizer DIR")
         else:
@@ -111,7 +114,7 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
                     "with the special "
                     f"ones, the checkpoint has {tensors[EMBED_TOKENS].shape[0]}"
                 )
-            copy_tokenizer(source, stage, ["dict.txt", *_all_tokenizer_files(source)])
+            copy_tokenizer(source, stage, FAIRSEQ_FILES)
         save(content, stage / "model.pt")
     return report
 
@@ -150,7 +153,7 @@ def export_huggingface(
     named, settings = to_huggingface(tensors, config, chosen, labels)
     if chosen is not None:
         report.notes.append("transformers' RoBERTa classifier has no language-model head; it was left out")
-    with staged_folder(output) as stage:
+    with staged_folder(output, owned=TOKENIZER_FILES) as stage:
         if tokenizer is None:
             report.notes.append("no tokenizer was written: give --tokenizer DIR, the folder that import wrote")
         else:
@@ -293,12 +296,6 @@ def _choose_head(names: list[str], wanted: str | None) -> str | None:
     if wanted is None and len(names) > 1:
         raise UserError(f"the checkpoint has several classification heads; give --head, one of: {', '.join(names)}")
     return wanted or (names[0] if names else None)
-
-
-def _all_tokenizer_files(source: Path) -> list[str]:
-    from fairseq_tickets.convert.source import TOKENIZER_FILES
-
-    return [*TOKENIZER_FILES, "import.json", "encoder.json", "vocab.bpe"]
 
 
 def _count(tensors: Mapping[str, Tensor]) -> int:

@@ -33,7 +33,7 @@ from fairseq_tickets.convert.names import (
     plain_hf_name,
 )
 from fairseq_tickets.convert.shape import FAIRSEQ_EPS, PADDING_ROWS, ModelConfig, config_from_hf
-from fairseq_tickets.convert.source import copy_tokenizer, read_source
+from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer, read_source
 from fairseq_tickets.convert.staging import staged_folder
 from fairseq_tickets.convert.vocabulary import (
     Dictionary,
@@ -109,7 +109,7 @@ def import_folder(source: PathLike, output: PathLike) -> ImportReport:
     architecture = _architecture(read.config)
     vocabulary = read_vocabulary(read.folder, bert=architecture in BERT_TYPES)
     converted = to_fairseq(read.tensors, read.config, vocabulary)
-    with staged_folder(output) as stage:
+    with staged_folder(output, owned=TOKENIZER_FILES) as stage:
         tokenizer = copy_tokenizer(read.folder, stage)
         write_dictionary(stage / "dict.txt", converted.dictionary.symbols)
         save(fairseq_checkpoint(converted.tensors, converted.config), stage / "model.pt")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fairseq_tickets.errors import UserError
@@ -14,8 +14,13 @@ from fairseq_tickets.files import PathLike
 
 
 @contextlib.contextmanager
-def staged_folder(target: PathLike) -> Iterator[Path]:
+def staged_folder(target: PathLike, owned: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `target`; move its files into `target` when the block succeeds.
+
+    Args:
+        target: the folder to fill; made if missing.
+        owned: file names that must not be left over from an earlier use of `target`, since they would be taken for part
+            of what is there now; those that aren't written are removed.
 
     Files of the same names are replaced, others in `target` stay. When the block fails, nothing in `target`
     has changed.
@@ -32,7 +37,14 @@ def staged_folder(target: PathLike) -> Iterator[Path]:
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         yield stage
         folder.mkdir(exist_ok=True)
-        for file in sorted(stage.iterdir()):
+        mask = os.umask(0)
+        os.umask(mask)
+        written = sorted(stage.iterdir())
+        for name in set(owned) - {file.name for file in written}:
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).unlink()
+        for file in written:
+            file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
             os.replace(file, folder / file.name)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ import torch
 
 from fairseq_tickets import checkpoint
 from fairseq_tickets.convert import import_folder
+from fairseq_tickets.convert.export import export_huggingface
 from fairseq_tickets.convert.forward import hidden_states
 from tests.convert.toy import stock_fairseq
 
@@ -64,3 +65,16 @@ def test_hidden_states_are_those_of_transformers(minilm: Path, imported: Path) -
     saved = checkpoint.load(imported / "model.pt")
     own = hidden_states(saved["model"], saved["cfg"]["model"], numbers, 1e-12)
     torch.testing.assert_close(own[mask], theirs[mask], atol=1e-4, rtol=0)
+
+
+def test_import_and_export_leave_the_sentences_hidden_states(minilm: Path, imported: Path, tmp_path: Path) -> None:
+    """Raw text through transformers' own AutoTokenizer and AutoModel, before import and after export."""
+    from transformers import AutoModel, AutoTokenizer
+
+    export_huggingface(checkpoint.load(imported / "model.pt"), tmp_path / "out", imported)
+    states = []
+    for folder in (minilm, tmp_path / "out"):
+        batch = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="pt")
+        model = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+        states.append(model(**batch).last_hidden_state[batch["attention_mask"].bool()])
+    torch.testing.assert_close(states[1], states[0], atol=1e-4, rtol=0)
