@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +45,7 @@ def inputs(tmp_path_factory):
     save_counts(folder / "counts.npz", counts_of(skeleton_ticket(SMALL, 0), 0), {"task": "RTE"})
     part = [dict(c, train_fraction=0.1, key=f"part {c['key']}") for c in single_task_runs(("RTE",), seeds=2)]
     dominant = [result(method="dominant", top_k=1, source_task="MNLI", seed=s) for s in (1, 2)]
-    write(folder / "results", [*single_task_runs(seeds=2), *part, *dominant])
+    write(folder / "results", [*single_task_runs(("RTE", "STS-B"), seeds=2), *part, *dominant])
     return folder
 
 
@@ -52,20 +54,36 @@ def test_every_script_is_tried():
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_script(name, inputs, tmp_path):
+def test_script(name, inputs, tmp_path, monkeypatch, capsys):
+    """Run as a main program in this process; a process of its own for each would take seconds each."""
     arguments, expected = PROGRAMS[name]
     figure = tmp_path / "figure.pdf"
     if expected is None:
         pytest.importorskip("matplotlib", reason="matplotlib is not installed: no plots")
         arguments = [*arguments, "--output", str(figure)]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments]
-    done = subprocess.run(command, cwd=inputs, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(inputs)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+    assert stopped.value.code == 0, capsys.readouterr().err
     if expected is None:
         assert figure.read_bytes().startswith(b"%PDF")
     else:
-        assert expected in done.stdout
+        assert expected in capsys.readouterr().out
+
+
+def test_from_a_checkout_that_is_not_installed(inputs, tmp_path):
+    """A copy of the package elsewhere, from another folder: the script must find the package beside itself."""
+    checkout = tmp_path / "checkout"
+    package = SCRIPTS.parent / "fairseq_tickets"
+    shutil.copytree(package, checkout / "fairseq_tickets", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(SCRIPTS, checkout / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / "fairseq_tickets" / "analysis" / "overlap_tables.py").write_text("raise SystemExit('the copy')")
+    command = [sys.executable, str(checkout / "scripts" / "jaccard_stability.py"), "a.json", "b.json"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=inputs, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stderr == "the copy\n"
 
 
 def test_a_user_error_is_one_line(inputs):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -129,21 +130,28 @@ def random_baseline(tickets: Mapping[str, Ticket], measure: str, draws: int, see
 
 def expected_jaccard(a: Blocks, b: Blocks, measure: str) -> float:
     """Exact expectation of `jaccard` for two independent random tickets with the sizes of `a` and `b`."""
+    sizes = tuple((len(x.chosen), len(y.chosen), x.universe, x.weight) for x, y in zip(a, b))
+    return _expected(sizes, measure)
+
+
+@lru_cache(maxsize=64)
+def _expected(sizes: tuple[tuple[int, int, int, int], ...], measure: str) -> float:
+    """The same from (size in a, size in b, universe, weight) of every block; most pairs of tickets share it."""
     if measure == "matrix":
-        values = []
-        for x, y in zip(a, b):
-            m, n = len(x.chosen), len(y.chosen)
-            if m or n:
-                values.append(sum(p * k / (m + n - k) for k, p in _common(m, n, x.universe).items()))
+        values = [
+            sum(p * k / (m + n - k) for k, p in _common(m, n, universe).items())
+            for m, n, universe, _ in sizes
+            if m or n
+        ]
         return math.fsum(values) / len(values) if values else 1.0
-    weights = [x.weight if measure == "parameters" else 1 for x in a]
-    total = sum(w * (len(x.chosen) + len(y.chosen)) for w, x, y in zip(weights, a, b))
+    weights = [weight if measure == "parameters" else 1 for *_, weight in sizes]
+    total = sum(w * (m + n) for w, (m, n, _, _) in zip(weights, sizes))
     if not total:
         return 1.0
     overlap = {0: 1.0}  # weight of the intersection -> probability, one block after the other
-    for w, x, y in zip(weights, a, b):
+    for w, (m, n, universe, _) in zip(weights, sizes):
         grown: dict[int, float] = {}
-        for k, p in _common(len(x.chosen), len(y.chosen), x.universe).items():
+        for k, p in _common(m, n, universe).items():
             for common, q in overlap.items():
                 grown[common + w * k] = grown.get(common + w * k, 0.0) + p * q
         overlap = grown

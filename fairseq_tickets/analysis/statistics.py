@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from fairseq_tickets.errors import UserError
 
@@ -65,6 +64,8 @@ def paired_t_test(treated: Sequence[float], control: Sequence[float]) -> PairedT
         return PairedTest(0.0, 0.0, 1.0, n)
     if float(np.ptp(differences)) <= 1e-12 * scale:
         return PairedTest(mean, math.copysign(math.inf, mean), 0.0, n)
+    from scipy import stats  # here, since it takes a second to import and most tables do without
+
     found = stats.ttest_rel(treated, control)
     return PairedTest(mean, float(found.statistic), float(found.pvalue), n)
 
