@@ -3,8 +3,8 @@
     python benchmarks/extraction.py --output extraction.json
 
 Writes two random float32 checkpoints (1.4 GB each) into a temporary folder, runs the command in a process of its own and
-samples that process's memory: anonymous memory is its own, file-backed memory is the mapped checkpoints. The files have
-just been written, so they are read from the page cache. Aim: at most 15 s, at most 1 GB beyond the mapped files.
+samples that process's memory: anonymous memory is its own, file-backed memory is the mapped checkpoints. The files
+have just been written, so they are read from the page cache. Aim: at most 15 s, at most 1 GB beyond the mapped files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -44,9 +45,12 @@ def write_pair(folder: Path, shape: ModelShape) -> None:
     args = argparse.Namespace(arch="roberta_large", encoder_attention_heads=shape.heads)
     save({"args": args, "model": tensors}, folder / "pretrained.pt")
     for name, tensor in tensors.items():
-        tensor += torch.randn(1 << 10, generator=random).mul_(1e-5).repeat(tensor.numel() // 1024 + 1)[
-            : tensor.numel()
-        ].view_as(tensor)
+        tensor += (
+            torch.randn(1 << 10, generator=random)
+            .mul_(1e-5)
+            .repeat(tensor.numel() // 1024 + 1)[: tensor.numel()]
+            .view_as(tensor)
+        )
         if name.endswith("weight") and name not in EMBEDDINGS:
             tensor[:, 7] += 1e-3
     save({"args": args, "model": tensors}, folder / "finetuned.pt")
@@ -57,8 +61,13 @@ def measure(folder: Path, threads: int, report: bool) -> dict[str, Any]:
     command = [sys.executable, "-c", "import sys; from fairseq_tickets.cli import main; sys.exit(main())", "extract"]
     command += ["--pretrained", str(folder / "pretrained.pt"), "--finetuned", str(folder / "finetuned.pt")]
     command += ["--output", str(folder / "ticket.json"), "--json", *(["--report"] if report else [])]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
     anonymous = total = 0
     while process.poll() is None:
         try:
@@ -72,9 +81,17 @@ def measure(folder: Path, threads: int, report: bool) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     if process.wait() != 0:
         raise SystemExit("the command failed")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     ticket = load_dominant_ticket(folder / "ticket.json")
     assert all(dims == [7] for _, _, dims in ticket.items()), "the planted dimension was not found"
-    return {"report": report, "seconds": seconds, "peak_anonymous_bytes": anonymous, "peak_resident_bytes": total}
+    return {
+        "report": report,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak_anonymous_bytes": anonymous,
+        "peak_resident_bytes": total,
+    }
 
 
 def main() -> None:
@@ -96,6 +113,7 @@ def main() -> None:
         "file_bytes": files,
         "threads": args.threads,
         "torch": torch.__version__,
+        "load_average": os.getloadavg()[0],
         "runs": runs,
     }
     text = json.dumps(result, indent=1) + "\n"

@@ -13,6 +13,7 @@ learning rate needs about ten times the σ. `report` shows where σ lies in the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Optional
@@ -33,6 +34,7 @@ from fairseq_tickets.parameters import (
 from fairseq_tickets.tickets import DominantTicket
 
 DEFAULT_SIGMA = 5e-5
+BLOCK = 1 << 18  # elements; 1 MB of float32, so that the temporary tensors stay in the cache
 Progress = Callable[[int, int], None]
 
 
@@ -58,11 +60,9 @@ class ModelCounts(NamedTuple):
     counts: dict[str, list[Counts]]
 
 
-class Pair(NamedTuple):
-    """Δθ of one matrix: (out_features, in_features) and (out_features,), float32."""
+class Delta(NamedTuple):
+    """Δθ of some rows of one matrix, float32: weight (rows, in_features) and bias (rows,)."""
 
-    layer: int
-    matrix: str
     weight: Tensor
     bias: Tensor
 
@@ -78,8 +78,7 @@ def count_dimensions(delta_weight: Tensor, delta_bias: Tensor, sigma: float) -> 
     weight, bias = delta_weight.abs(), delta_bias.abs()
     counts = torch.cat([(weight > sigma).sum(0, dtype=torch.int32), (bias > sigma).sum(0, dtype=torch.int32)[None]])
     # Summed in float64, so that the order of dimensions with equal counts does not hang on rounding.
-    ones = torch.ones(1, len(weight), dtype=torch.float64, device=weight.device)
-    distance = torch.cat([(ones @ weight.double())[0], bias.sum(dtype=torch.float64)[None]])
+    distance = torch.cat([weight.sum(0, dtype=torch.float64), bias.sum(dtype=torch.float64)[None]])
     return Counts(counts.long(), distance, float(torch.maximum(weight.max(), bias.max())))
 
 
@@ -132,13 +131,15 @@ def count_model(
     check_finite(pretrained, "pre-trained")
     check_finite(finetuned, "fine-tuned")
     counts: dict[str, list[Counts]] = {matrix: [] for matrix in MATRICES}
-    for done, pair in enumerate(deltas(pretrained, finetuned, shape), 1):
-        counted = count_dimensions(pair.weight, pair.bias, sigma)
-        if not torch.isfinite(counted.distance).all():
-            _refuse_not_finite(pretrained, finetuned, pair)
-        counts[pair.matrix].append(counted)
-        if progress is not None:
-            progress(done, shape.layers * len(MATRICES))
+    for layer in range(shape.layers):
+        for matrix in MATRICES:
+            blocks = (count_dimensions(*delta, sigma) for delta in deltas(pretrained, finetuned, layer, matrix))
+            counted = functools.reduce(_add, blocks)
+            if not torch.isfinite(counted.distance).all():
+                _refuse_not_finite(pretrained, finetuned, layer, matrix)
+            counts[matrix].append(counted)
+            if progress is not None:
+                progress(layer * len(MATRICES) + MATRICES.index(matrix) + 1, shape.layers * len(MATRICES))
     largest = max(counted.largest for rows in counts.values() for counted in rows)
     if largest == 0.0:
         raise UserError(
@@ -219,15 +220,23 @@ def check_pair(pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Tensor]
     return shape
 
 
-def deltas(pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Tensor], shape: ModelShape) -> Iterator[Pair]:
-    """Yield Δθ matrix by matrix, layer by layer, in float32."""
-    for layer in range(shape.layers):
-        for matrix in MATRICES:
-            weight, bias = (
-                (finetuned[name].detach() - pretrained[name].detach()).float()
-                for name in (matrix_name(layer, matrix), matrix_name(layer, matrix, "bias"))
-            )
-            yield Pair(layer, matrix, weight, bias)
+def deltas(
+    pretrained: Mapping[str, Tensor],
+    finetuned: Mapping[str, Tensor],
+    layer: int,
+    matrix: str,
+    block: int = BLOCK,
+) -> Iterator[Delta]:
+    """Yield Δθ of one matrix, in blocks of whole rows with about `block` elements."""
+    name, bias = matrix_name(layer, matrix), matrix_name(layer, matrix, "bias")
+    out_features, in_features = pretrained[name].shape
+    rows = max(1, block // in_features)
+    for start in range(0, out_features, rows):
+        part = slice(start, start + rows)
+        weights, biases = (
+            (finetuned[key][part].detach() - pretrained[key][part].detach()).float() for key in (name, bias)
+        )
+        yield Delta(weights, biases)
 
 
 def check_finite(tensors: Mapping[str, Tensor], which: str) -> None:
@@ -257,17 +266,27 @@ def _check_tensor(tensors: Mapping[str, Tensor], name: str, size: tuple[int, ...
         )
 
 
-def _refuse_not_finite(pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Tensor], pair: Pair) -> None:
+def _add(first: Counts, second: Counts) -> Counts:
+    return Counts(
+        first.out_weighted + second.out_weighted,
+        first.distance + second.distance,
+        max(first.largest, second.largest),
+    )
+
+
+def _refuse_not_finite(
+    pretrained: Mapping[str, Tensor], finetuned: Mapping[str, Tensor], layer: int, matrix: str
+) -> None:
     for tensors, which in ((pretrained, "pre-trained"), (finetuned, "fine-tuned")):
         for kind in ("weight", "bias"):
-            name = matrix_name(pair.layer, pair.matrix, kind)
+            name = matrix_name(layer, matrix, kind)
             bad = int(torch.isfinite(tensors[name]).logical_not().sum())
             if bad:
                 raise UserError(
-                    f"the {which} checkpoint is damaged: layer {pair.layer}, {pair.matrix} {kind}: "
+                    f"the {which} checkpoint is damaged: layer {layer}, {matrix} {kind}: "
                     f"{bad} values are NaN or infinite ({name})"
                 )
-    raise UserError(f"layer {pair.layer}, {pair.matrix}: Δθ is too large for float32")
+    raise UserError(f"layer {layer}, {matrix}: Δθ is too large for float32")
 
 
 def _describe(shape: ModelShape) -> str:

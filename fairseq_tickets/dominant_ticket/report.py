@@ -20,6 +20,7 @@ from fairseq_tickets.parameters import MATRICES, PAPER_NAMES
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 SMALL = 1e-5
 RESOLUTION = 2.0**-10
+BLOCK = 1 << 22  # elements; larger than a histogram
 _SHIFT = 13  # 23 bits of mantissa, 10 kept
 _BINS = 0x7F800000 >> _SHIFT  # up to infinity
 
@@ -58,13 +59,15 @@ def report(
     """
     shape = check_pair(pretrained, finetuned, heads)
     tallies = {matrix: _Tally() for matrix in MATRICES}
-    for done, pair in enumerate(deltas(pretrained, finetuned, shape), 1):
-        for delta in (pair.weight, pair.bias):
-            if not torch.isfinite(delta).all():
-                raise UserError(f"layer {pair.layer}, {pair.matrix}: a checkpoint holds NaN or infinity")
-            tallies[pair.matrix].add(delta, sigma)
-        if progress is not None:
-            progress(done, shape.layers * len(MATRICES))
+    for layer in range(shape.layers):
+        for matrix in MATRICES:
+            for part in deltas(pretrained, finetuned, layer, matrix, BLOCK):
+                for delta in part:
+                    if not torch.isfinite(delta).all():
+                        raise UserError(f"layer {layer}, {matrix}: a checkpoint holds NaN or infinity")
+                    tallies[matrix].add(delta, sigma)
+            if progress is not None:
+                progress(layer * len(MATRICES) + MATRICES.index(matrix) + 1, shape.layers * len(MATRICES))
     return {
         "all": sum(tallies.values(), _Tally()).result(),
         **{m: tally.result() for m, tally in tallies.items()},
@@ -98,8 +101,8 @@ class _Tally:
         size = delta.abs()
         self.bins += torch.bincount((size.view(torch.int32) >> _SHIFT).flatten(), minlength=_BINS).cpu()
         self.parameters += size.numel()
-        self.below += int((size < SMALL).sum())
-        self.above += int((size > sigma).sum())
+        self.below += int(torch.count_nonzero(size < SMALL))
+        self.above += int(torch.count_nonzero(size > sigma))
         self.largest = max(self.largest, float(size.max()))
 
     def __add__(self, other: _Tally) -> _Tally:
