@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.analysis.markup import Cell, Table, cells, columns
@@ -31,6 +32,7 @@ from fairseq_tickets.analysis.table_parts import (
 from fairseq_tickets.errors import UserError
 
 Rows = dict[str, dict[str, list[Result]]]  # row name -> task -> runs
+ADAPTED = ("SNLI", "SciTail")  # section 7: the tasks that multi-task models are adapted to
 SPLIT_NAMES = {"all": "all of dev", "report": "90% of dev not used for selection"}
 
 
@@ -74,7 +76,7 @@ def predictions(results: Sequence[Result]) -> Table:
             for run in sorted(select(runs, seed=seed), key=lambda r: tasks_in(runs).index(r.task)):
                 used.append(run)
                 level = "-" if run.level is None else f"{run.level:g}"
-                rows.append(cells(f"{label} {model}", run.task, str(seed), level, run.key, _file(run.predictions)))
+                rows.append(cells(f"{label} {model}", run.task, str(seed), level, run.key, _file(run)))
     header = columns("", "Task", "Seed", "Level", "Run", "Test predictions")
     notes = ["test scores come from the GLUE server only; the seed is the one with the best task-average on dev"]
     return Table("Test-set predictions to submit", header, rows, notes, signature(used))
@@ -89,6 +91,7 @@ def multi_task(results: Sequence[Result]) -> Table:
         "ticket_share+st": "Ticket-Share {} + ST fine-tuning",
     }
     results = select(results, method=set(names), train_fraction=1.0, source_task=None)
+    results = [result for result in results if result.task not in ADAPTED]
     _need(results, "mt_dnn or ticket_share")
     rows: Rows = {}
     for model in models_in(results):
@@ -100,7 +103,13 @@ def multi_task(results: Sequence[Result]) -> Table:
 def adaptation(results: Sequence[Result]) -> Table:
     """Table 4: accuracy on SNLI and SciTail after training on 0.1, 1, 10 and 100 % of their data."""
     names = {"full": "{}-ST-DNN", "winning": "{}-SuperT", "mt_dnn": "MT-DNN", "ticket_share": "Ticket-Share"}
-    results = [r for r in results if r.method in names and r.source_task is not None]
+    names.update({f"{method}+st": names[method] for method in ("mt_dnn", "ticket_share")})
+    results = [
+        r
+        for r in results
+        if r.method in names
+        and (r.source_task is not None or (r.task in ADAPTED and r.method not in ("full", "winning")))
+    ]
     _need(results, "adaptation (those with a source_task)")
     fractions = sorted({r.train_fraction for r in results})
     rows: list[list[Cell]] = []
@@ -109,10 +118,12 @@ def adaptation(results: Sequence[Result]) -> Table:
         for task in tasks_in(results):
             block, values = [], []
             for method, name in names.items():
-                for source in sorted({r.source_task or "" for r in select(results, method=method)}):
+                for source in sorted({r.source_task or "" for r in select(results, method=method, task=task)}):
                     row, numbers = [Cell(f"{task}: {name.format(source)} {model}")], []
                     for fraction in fractions:
-                        runs = select(results, model=model, task=task, source_task=source, train_fraction=fraction)
+                        runs = select(
+                            results, model=model, task=task, source_task=source or None, train_fraction=fraction
+                        )
                         chosen = best_runs(runs, method)
                         row.append(Cell(metric_text(task, chosen)) if chosen else NOT_MEASURED)
                         numbers.append(task_mean(chosen) if chosen else math.nan)
@@ -295,10 +306,18 @@ def _weight(run: Result, kind: str) -> float:
     return run.weight_remaining[kind]
 
 
-def _file(predictions: Any) -> str:
-    if isinstance(predictions, Mapping):
-        predictions = predictions.get("file")
-    return str(predictions) if predictions else "-"
+def _file(run: Result) -> str:
+    """What the result names, else the `*test.tsv` files in the run's own folder, KEY/, beside or above the result."""
+    named = run.predictions.get("file") if isinstance(run.predictions, Mapping) else run.predictions
+    if named:
+        return str(named)
+    above = Path(run.path).parent
+    for folder in (above, above.parent / run.key):
+        if folder.name == run.key:
+            found = [f"{run.key}/{path.name}" for path in sorted(folder.glob("*test.tsv"))]
+            if found:
+                return " ".join(found)
+    return "-"
 
 
 def _need(results: Sequence[Result], what: str) -> None:

@@ -120,6 +120,26 @@ def test_table_4():
     assert "data=partial (SNLI)" in table.signature
 
 
+def test_multi_task_models_are_adapted_without_a_source_task():
+    """In Table 4, not in Table 3."""
+    contents = [
+        result(method=m, task="SciTail", train_fraction=f) for m in ("mt_dnn+st", "ticket_share") for f in (0.01, 1)
+    ]
+    found = texts(result_table("S4", runs(*contents)))
+    assert found == {"SciTail: MT-DNN minilm": ["70.0", "70.0"], "SciTail: Ticket-Share minilm": ["70.0", "70.0"]}
+    with pytest.raises(UserError, match="none of the result files"):
+        result_table("S3", runs(*contents))
+
+
+def test_predictions_are_found_beside_the_result_and_in_the_runs_folder(tmp_path):
+    for folder in ("abc", "results"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "abc" / "test.tsv").write_text("")
+    for place in ("abc/result.json", "results/RTE-full-seed1.json"):
+        table = result_table("S2", [result_from_json(result(key="abc"), str(tmp_path / place))])
+        assert table.rows[0][5].text == "abc/test.tsv"
+
+
 def test_tables_5_6_and_7(single):
     assert texts(result_table("S5", single)) == {
         "ST-DNN minilm": ["1.41", "0.00"],
