@@ -6,6 +6,8 @@ logged for the whole split (`accuracy`), for that part (`accuracy_select`) and f
 """
 
 import logging
+from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -20,16 +22,25 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig, Sentence
 from omegaconf import open_dict
 from torch import Tensor, nn
 
+from fairseq_tickets.dominant_ticket.columns import apply_ticket as apply_columns
+from fairseq_tickets.dominant_ticket.updates import Part, parts_of, trainable_slices
+from fairseq_tickets.data.subset import nested_subset
 from fairseq_tickets.encoder_layer import encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
 from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION
+from fairseq_tickets.parameters import is_dead_copy
+from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion
 from fairseq_tickets.plugin.loading import checkpoint_shape
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
-from fairseq_tickets.tickets import DominantTicket, SuperTicket, load_ticket
+from fairseq_tickets.plugin.ordering import ArrangedDataset, windowed_order
+from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
+from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts
+from fairseq_tickets.tickets import SuperTicket, load_ticket
 
 logger = logging.getLogger(__name__)
 
+COLUMNS, OPTIMIZER = "columns", "optimizer"
 TASK_FORMAT = "fairseq-tickets/task"
 
 
@@ -49,6 +60,13 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
         default="compact",
         metadata={"help": "super ticket: 'compact' removes pruned heads and FFNs, 'gated' multiplies them by 0"},
     )
+    ticket_route: ChoiceEnum([COLUMNS, OPTIMIZER]) = field(  # type: ignore[valid-type]
+        default=COLUMNS,
+        metadata={
+            "help": "dominant ticket: 'columns' splits the linear layers of ticket_roberta, 'optimizer' leaves the "
+            "model as it is (always so for other archs) and needs --optimizer ticket"
+        },
+    )
     select_fraction: float = field(
         default=0.1, metadata={"help": "part of the validation split for selection (metrics *_select); 0 = none"}
     )
@@ -57,6 +75,14 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
         metadata={"help": "batch training examples whose lengths differ by less than this many tokens: less padding; 0 = off"},
     )
     select_seed: int = field(default=1, metadata={"help": "seed of the selection part; not the training seed"})
+    train_examples: Optional[int] = field(
+        default=None, metadata={"help": "train on so many random examples; subsets of one seed are nested"}
+    )
+    train_examples_seed: int = field(default=1, metadata={"help": "seed of the subset; not the training seed"})
+    length_window: int = field(
+        default=0,
+        metadata={"help": "sort so many shuffled training examples by length at a time: less padding; 0 = off"},
+    )
     metric: Optional[str] = field(
         default=None, metadata={"help": f"comma-separated metrics of the task, from {', '.join(METRICS)}"}
     )
@@ -126,7 +152,21 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             dataset = self.datasets[split] = SortDataset(dataset.dataset, sort_order=[*dataset.sort_order, buckets])
         if split == "valid" and self.selects:
             self._selected = selection(len(dataset), self.cfg.select_fraction, self.cfg.select_seed)
+        if self.cfg.length_window > 1 or (split == "train" and self.cfg.train_examples is not None):
+            dataset = self.datasets[split] = self._arranged(dataset, split)
         return dataset
+
+    def _arranged(self, dataset: Any, split: str) -> ArrangedDataset:
+        chosen: Sequence[int] = range(len(dataset))
+        if split == "train" and self.cfg.train_examples is not None:
+            if not 1 <= self.cfg.train_examples <= len(dataset):
+                raise UserError(
+                    f"--train-examples {self.cfg.train_examples} must be 1 to {len(dataset)}, the training examples there are"
+                )
+            chosen = nested_subset(chosen, self.cfg.train_examples, self.cfg.train_examples_seed)
+        lengths = [int(dataset.num_tokens(index)) for index in chosen]
+        window = len(chosen) if split != "train" else self.cfg.length_window
+        return ArrangedDataset(dataset, chosen, windowed_order(lengths, window, self.cfg.seed))
 
     def selected(self, ids: Tensor) -> Tensor:
         """Which examples of the validation split belong to the selection part: (batch,) of 0 and 1."""
@@ -148,27 +188,64 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             cfg.max_positions = cfg.get("max_positions") or self.cfg.max_positions
         model: nn.Module = models.build_model(cfg, self, from_checkpoint)
         model.register_classification_head(self.cfg.classification_head_name, num_classes=self.cfg.num_classes)
-        if self.cfg.ticket and not from_checkpoint:
-            self.apply_ticket(model, self.cfg.ticket)
+        if not isinstance(model, TicketRobertaModel):
+            _retire_dead_copies(model)
+        parts = self.apply_ticket(model, self.cfg.ticket) if self.cfg.ticket and not from_checkpoint else None
+        note_parts(model, parts)
         return model
 
-    def apply_ticket(self, model: nn.Module, path: str) -> None:
-        """Put a fresh model under the ticket of a file."""
+    def build_criterion(self, cfg: Any) -> Any:
+        """Keep hold of the criterion: a penalty acts around the optimizer's step."""
+        self._criterion = super().build_criterion(cfg)
+        return self._criterion
+
+    def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
+        """One update; gradients are averaged over examples and clipped.
+
+        Raises:
+            UserError: the ticket needs optimizer `ticket`, and another one is in use.
+        """
+        model = getattr(model, "module", model)
+        if moves_in_parts(model) and not isinstance(optimizer.optimizer, TicketTorchOptimizer):
+            raise UserError(
+                f"--optimizer {type(optimizer).__name__} would move more than the ticket allows; use --optimizer ticket"
+            )
+        penalised = isinstance(self._criterion, TicketSentencePredictionL1Criterion)
+        if penalised:
+            self._criterion.before_step(model, optimizer, update_num)
+        optimizer.step()
+        if penalised:
+            self._criterion.after_step(model, optimizer)
+
+    def apply_ticket(self, model: nn.Module, path: str) -> Optional[Mapping[str, Sequence[Part]]]:
+        """Put a fresh model under the ticket of a file.
+
+        Returns:
+            the parts of parameters that optimizer `ticket` may move; None = whatever requires a gradient.
+        """
         ticket = load_ticket(path)
-        if not isinstance(model, TicketRobertaModel):
-            raise UserError(f"--ticket {path} needs --arch ticket_roberta, ticket_roberta_base or ticket_roberta_large")
-        if isinstance(ticket, SuperTicket):
-            model.ticket_encoder.apply_super_ticket(ticket, str(self.cfg.ticket_form), f"ticket {path}")
-        else:
-            self._apply_dominant(model, ticket, path)
         logger.info(f"{path}: {ticket.describe()}")
+        if isinstance(ticket, SuperTicket):
+            if not isinstance(model, TicketRobertaModel):
+                raise UserError(f"--ticket {path} is a super ticket: it needs --arch ticket_roberta, _base or _large")
+            model.ticket_encoder.apply_super_ticket(ticket, str(self.cfg.ticket_form), f"ticket {path}")
+            return None
+        if isinstance(model, TicketRobertaModel) and self.cfg.ticket_route == COLUMNS:
+            ticket.validate_for(model.ticket_encoder.shape, f"ticket {path}")
+            model.encoder.requires_grad_(False)
+            apply_columns(encoder_layers(model), ticket)
+            return None
+        return parts_of(trainable_slices(model.named_parameters(), ticket))
 
-    def _apply_dominant(self, model: TicketRobertaModel, ticket: DominantTicket, path: str) -> None:
-        from fairseq_tickets.dominant_ticket.columns import apply_ticket
 
-        ticket.validate_for(model.ticket_encoder.shape, f"ticket {path}")
-        model.encoder.requires_grad_(False)
-        apply_ticket(encoder_layers(model), ticket)
+def _retire_dead_copies(model: nn.Module) -> None:
+    """Stock fairseq's layers hold every weight twice and run the second copy until they are trained: never do."""
+    for name, parameter in model.named_parameters():
+        if is_dead_copy(name):
+            parameter.requires_grad_(False)
+    for module in model.modules():
+        if hasattr(module, "ever_training"):
+            module.ever_training = True
 
 
 def complete_from_task_json(cfg: Any, data: Path) -> None:

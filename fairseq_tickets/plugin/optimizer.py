@@ -1,0 +1,134 @@
+"""Optimizer `ticket`: AdamW, Adamax or SGD that moves only what the ticket allows; the rest keeps its bits, state included.
+
+Without a ticket it is plain torch.optim. With one, `dominant_ticket.updates.SlicedOptimizer` does the work: gradients are
+whole, but the inner optimizer sees only the parts that may move. The task may name the groups active in the next update
+(the tickets of the tasks in it; Liang et al. 2021, Algorithm 1).
+"""
+
+import ast
+from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, List, Optional
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from omegaconf import II
+from torch import Tensor
+
+from fairseq_tickets.dominant_ticket.updates import SlicedOptimizer
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.plugin.trainable import noted_parts
+
+InnerOptimizer = ChoiceEnum(["adamw", "adamax", "sgd"])
+
+
+@dataclass
+class TicketOptimizerConfig(FairseqDataclass):
+    """Options of the inner optimizer."""
+
+    ticket_optimizer: InnerOptimizer = field(  # type: ignore[valid-type]
+        default="adamw", metadata={"help": "inner optimizer; adamax is paper S's, adamw paper D's"}
+    )
+    ticket_betas: str = field(default="(0.9, 0.999)", metadata={"help": "β₁ and β₂ of AdamW and Adamax"})
+    ticket_eps: float = field(default=1e-8, metadata={"help": "ε of AdamW and Adamax"})
+    ticket_momentum: float = field(default=0.0, metadata={"help": "momentum of SGD"})
+    weight_decay: float = field(default=0.0, metadata={"help": "weight decay; decoupled in AdamW"})
+    lr: List[float] = II("optimization.lr")
+
+
+class TicketTorchOptimizer(torch.optim.Optimizer):
+    """What fairseq sees: the model's parameters in `param_groups`, and a step that moves the allowed parts.
+
+    Attributes:
+        sliced: does the work.
+        active: groups that the next step may move; None = all.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], inner: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
+        named, parts = noted_parts(parameters)
+        self.sliced = SlicedOptimizer(named.items(), parts, inner)
+        self.active: Optional[Collection[Hashable]] = None
+        super().__init__(list(named.values()), {"lr": self.sliced.inner.param_groups[0]["lr"]})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move the active parts at this group's learning rate."""
+        for group in self.sliced.inner.param_groups:
+            group["lr"] = self.param_groups[0]["lr"]
+        self.sliced.step(self.active)
+        self.active = None
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Clip the gradients of the parts that will move to a norm of `max_norm` (0 = don't); returns their norm."""
+        gradients = self.sliced.collect(self.active)
+        if not gradients:
+            return torch.zeros(())
+        norm = torch.stack([gradient.norm(dtype=torch.float32) for gradient in gradients]).norm()
+        if max_norm > 0:
+            factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor.to(gradient.dtype))
+        return norm
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients."""
+        self.sliced.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state: that of the trainable part."""
+        return self.sliced.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.sliced.load_state_dict(state_dict)
+        self.param_groups[0]["lr"] = self.sliced.inner.param_groups[0]["lr"]
+
+
+@register_optimizer("ticket", dataclass=TicketOptimizerConfig)
+class TicketOptimizer(FairseqOptimizer):  # type: ignore[misc]
+    """fairseq's view of `TicketTorchOptimizer`."""
+
+    supports_flat_params = False
+
+    def __init__(self, cfg: TicketOptimizerConfig, params: Iterable[Tensor]) -> None:
+        super().__init__(cfg)
+        self._optimizer = TicketTorchOptimizer(params, inner_optimizer(cfg))
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """What overrides a saved state."""
+        return {"lr": _learning_rate(self.cfg)}
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+        """Clip over the trainable part alone; gradients outside it mean nothing."""
+        return self._optimizer.clip(max_norm)
+
+
+def inner_optimizer(cfg: TicketOptimizerConfig) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
+    """The torch optimizer a config asks for.
+
+    Raises:
+        UserError: betas that are no pair of numbers from 0 to 1.
+    """
+    lr, decay = _learning_rate(cfg), cfg.weight_decay
+    if cfg.ticket_optimizer == "sgd":
+        return lambda leaves: torch.optim.SGD(leaves, lr=lr, momentum=cfg.ticket_momentum, weight_decay=decay)
+    betas = _betas(str(cfg.ticket_betas))
+    kind = torch.optim.Adamax if cfg.ticket_optimizer == "adamax" else torch.optim.AdamW
+    return lambda leaves: kind(leaves, lr=lr, betas=betas, eps=cfg.ticket_eps, weight_decay=decay)
+
+
+def _betas(text: str) -> tuple[float, float]:
+    try:
+        first, second = ast.literal_eval(text)
+        if 0.0 <= first < 1.0 and 0.0 <= second < 1.0:
+            return float(first), float(second)
+    except (ValueError, TypeError, SyntaxError):
+        pass
+    raise UserError(f"--ticket-betas {text} must be two numbers from 0 to less than 1, like (0.9, 0.999)")
+
+
+def _learning_rate(cfg: TicketOptimizerConfig) -> float:
+    lr = cfg.lr
+    return float(lr) if isinstance(lr, (int, float)) else float(lr[0])
