@@ -152,12 +152,15 @@ def _notes(
 ) -> list[str]:
     shape = groups[0][1].shape
     used = dict.fromkeys(matrix for _, _, matrix in groups)
-    bias = ", ".join(f"{shape.in_features(m)} in {PAPER_NAMES[m]}" for m in used)
+    by_index: dict[int, list[str]] = {}
+    for matrix in used:
+        by_index.setdefault(shape.in_features(matrix), []).append(PAPER_NAMES[matrix])
+    bias = ", ".join(f"{index} in {' '.join(names)}" for index, names in by_index.items())
     order = "most out-weighted parameters first" if sort == "count" else "sorted by index"
     notes = [f"zero-indexed input dimensions, {order}; the bias is {bias}"]
     if colours:
-        names = ", ".join(f"{index} ({space})" for space, index in colours)
-        notes.append(f"highlighted, most recurrent first: {names}")
+        popular = ", ".join(f"{index} ({space})" for space, index in colours)
+        notes.append(f"highlighted, most recurrent first: {popular}")
     return notes
 
 

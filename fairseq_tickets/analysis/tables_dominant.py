@@ -35,7 +35,7 @@ def dominant_against_random(results: Sequence[Result]) -> Table:
     wanted = select(results, method={"full", "random_dimensions", "dominant", "bitfit"}, train_fraction=1.0)
     wanted = select(wanted, source_task=None) + [r for r in wanted if r.source_task is not None and r.method != "full"]
     if not select(wanted, method={"dominant", "random_dimensions", "bitfit"}):
-        raise UserError("none of the result files is a dominant, random_dimensions or bitfit run")
+        raise UserError("the table needs dominant, random_dimensions or bitfit runs; the result files have none")
     largest_first = sorted({r.top_k for r in wanted if r.top_k is not None}, reverse=True)
     lines: list[tuple[str, str, int | None]] = [("Full-ft", "full", None)]
     for k in largest_first:
@@ -48,7 +48,7 @@ def random_elements(results: Sequence[Result]) -> Table:
     """Table 3: all weights against a random 5 % of the elements of every matrix (tasks in columns here)."""
     wanted = select(results, method={"full", "random_elements"}, train_fraction=1.0, source_task=None)
     if not select(wanted, method="random_elements"):
-        raise UserError("none of the result files is a random_elements run")
+        raise UserError("the table needs random_elements runs; the result files have none")
     lines = [("All parameters", "full", None), ("Random elements", "random_elements", None)]
     return _table("Full fine-tuning against random elements", wanted, lines)
 
@@ -84,21 +84,31 @@ def _table(title: str, results: Sequence[Result], lines: Sequence[tuple[str, str
     for model in models_in(results):
         block, values = [], []
         for label, method, top_k in lines:
-            runs = by_task(tuned(select(results, model=model, method=method, top_k=top_k)))
-            if not runs:
+            found = tuned(select(results, model=model, method=method, top_k=top_k))
+            if not found:
                 notes.append(f"no results for {label} {model}")
-                continue
-            runs_by_row[f"{label} {model}"] = runs
-            shares = {share for task in runs.values() for share in map(trained_share, task)}
-            block.append([Cell(f"{label} {model}"), *_scores(runs, tasks), _sparsity(shares), _count(shares)])
-            values.append([_mean(runs, task) for task in tasks])
-            _note_sources(runs, f"{label} {model}", notes)
+            for suffix, own in _by_source(found):
+                name, runs = f"{label}{suffix} {model}", by_task(own)
+                runs_by_row[name] = runs
+                shares = {trained_share(run) for run in own}
+                block.append([Cell(name), *_scores(runs, tasks), _sparsity(shares), _count(shares)])
+                values.append([_mean(runs, task) for task in tasks])
+                _note_sources(runs, name, notes)
         embolden(block, values)
         rows += block
     used = [run for row in runs_by_row.values() for runs in row.values() for run in runs]
     header = columns("", *tasks, "Sparsity", "Trained parameters")
     gaps = [note for note in missing_note(runs_by_row, tasks) if not note.startswith("averages")]
     return Table(title, header, rows, [*notes, *gaps, *uneven_note(runs_by_row)], signature(used))
+
+
+def _by_source(runs: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """One group, unless a task was trained under tickets of several source tasks: then a group a source."""
+    pairs = {(run.task, run.source_task or "") for run in runs}
+    if len(pairs) == len({task for task, _ in pairs}):
+        return [("", list(runs))] if runs else []
+    sources = sorted({source for _, source in pairs})
+    return [(f" from {source}" if source else "", select(runs, source_task=source or None)) for source in sources]
 
 
 def _scores(runs: dict[str, list[Result]], tasks: Sequence[str]) -> list[Cell]:

@@ -110,7 +110,7 @@ def adaptation(results: Sequence[Result]) -> Table:
         if r.method in names
         and (r.source_task is not None or (r.task in ADAPTED and r.method not in ("full", "winning")))
     ]
-    _need(results, "adaptation (those with a source_task)")
+    _need(results, "adaptation (source_task)")
     fractions = sorted({r.train_fraction for r in results})
     rows: list[list[Cell]] = []
     notes = []
@@ -322,4 +322,4 @@ def _file(run: Result) -> str:
 
 def _need(results: Sequence[Result], what: str) -> None:
     if not results:
-        raise UserError(f"none of the result files is a {what} run, which this table is made of")
+        raise UserError(f"the table needs {what} runs; the result files have none")

@@ -33,7 +33,7 @@ def test_every_table_of_a_paper(files, capsys):
     assert main(["table", "S", "results", "--json"]) == 0
     out, err = capsys.readouterr()
     assert [t["title"][:2] for t in json.loads(out)] == ["S1", "S2", "S5", "S6", "S7", "S8"]
-    assert "S3 left out: none of the result files is a mt_dnn" in err
+    assert "S3 left out: the table needs mt_dnn or ticket_share runs" in err
 
 
 def test_ownership_and_importance(files, capsys):
@@ -55,7 +55,7 @@ def test_one_model_only(files, capsys):
     ("arguments", "reason"),
     [
         (["S9", "results"], "table S9: must be one of S1, S2"),
-        (["D2", "results"], "none of the result files is a dominant"),
+        (["D2", "results"], "needs dominant, random_dimensions or bitfit runs; the result files have none"),
         (["D", "results"], "no table of paper D can be made"),
         (["S1", "empty"], "cannot read result file empty"),
         (["S1", "results", "--model", "bert"], "--model bert: no such results; there are minilm"),
