@@ -129,7 +129,7 @@ def _load(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path]:
         return {**load(args.base), "model": merged}, Path(args.base)
     checkpoint = load(args.checkpoint)
     if args.ticket is not None:
-        from fairseq_tickets.convert.export import with_ticket
+        from fairseq_tickets.convert.under_ticket import with_ticket
         from fairseq_tickets.tickets import load_super_ticket
 
         checkpoint = with_ticket(checkpoint, load_super_ticket(args.ticket), f"--ticket {args.ticket}")
@@ -138,7 +138,7 @@ def _load(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path]:
 
 def _write_delta(args: argparse.Namespace) -> int:
     from fairseq_tickets.checkpoint import encoder_tensors, load
-    from fairseq_tickets.convert.export import make_delta_checked
+    from fairseq_tickets.convert.under_ticket import make_delta_checked
     from fairseq_tickets.dominant_ticket.delta import save_delta
     from fairseq_tickets.tickets import load_dominant_ticket
 

@@ -12,38 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from fairseq_tickets.convert.dense import TICKET_FFN, TICKET_HEADS, dense_state_dict
 from fairseq_tickets.convert.forward import eps_difference
-from fairseq_tickets.convert.huggingface import fairseq_checkpoint
 from fairseq_tickets.convert.names import (
-    EMBED_POSITIONS,
     EMBED_TOKENS,
-    HEADS,
-    LM_HEAD,
-    SENTENCE_ENCODER,
-    layer_to_hf,
 )
 from fairseq_tickets.convert.shape import (
     FAIRSEQ_EPS,
     ModelConfig,
     classification_heads,
-    config_from_checkpoint,
+    count_parameters,
+    fairseq_checkpoint,
     recorded_options,
 )
 from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer
 from fairseq_tickets.convert.staging import staged_folder
+from fairseq_tickets.convert.to_huggingface import to_huggingface
 from fairseq_tickets.convert.tokenizer import export_tokenizer
+from fairseq_tickets.convert.under_ticket import dense_model
 from fairseq_tickets.convert.vocabulary import read_dictionary
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, write_json
-from fairseq_tickets.parameters import model_shape
 
 if TYPE_CHECKING:
-    from fairseq_tickets.dominant_ticket.delta import Delta
-    from fairseq_tickets.tickets import DominantTicket, SuperTicket
+    pass
 
 
 FAIRSEQ_FILES = ("dict.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES)
@@ -85,7 +76,7 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
     from fairseq_tickets.checkpoint import save
 
     config, tensors = dense_model(checkpoint)
-    report = ExportReport(Path(output), config, _count(tensors))
+    report = ExportReport(Path(output), config, count_parameters(tensors))
     options = recorded_options(checkpoint)
     stock: ModelConfig = {**config, "pooler_activation_fn": str(options.get("pooler_activation_fn", "tanh"))}
     content = fairseq_checkpoint(tensors, stock)
@@ -143,7 +134,7 @@ def export_huggingface(
 
     config, tensors = dense_model(checkpoint)
     chosen = _choose_head(classification_heads(tensors), head)
-    report = ExportReport(Path(output), config, _count(tensors), chosen)
+    report = ExportReport(Path(output), config, count_parameters(tensors), chosen)
     options = recorded_options(checkpoint)
     if chosen is not None and options.get("pooler_activation_fn", "tanh") != "tanh":
         raise UserError(
@@ -167,136 +158,9 @@ def export_huggingface(
     return report
 
 
-def dense_model(checkpoint: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The model's settings and dense weights, of a plain, gated or compact checkpoint."""
-    config = config_from_checkpoint(checkpoint)
-    return config, dense_state_dict(checkpoint["model"], int(config["encoder_ffn_embed_dim"] or 0))
-
-
-def with_ticket(checkpoint: Mapping[str, Any], ticket: SuperTicket, source: str) -> dict[str, Any]:
-    """A full model's checkpoint under a super ticket; `source` names the ticket in errors.
-
-    Raises:
-        UserError: the ticket is for another size, or the checkpoint is under a ticket already.
-    """
-    config = config_from_checkpoint(checkpoint)
-    tensors = checkpoint["model"]
-    if TICKET_HEADS in tensors:
-        raise UserError(f"{source}: this checkpoint was trained under a super ticket and is exported under that one")
-    ticket.validate_for(model_shape(tensors, int(config["encoder_attention_heads"] or 0)), source)
-    buffers = {
-        TICKET_HEADS: torch.tensor(ticket.heads, dtype=torch.uint8),
-        TICKET_FFN: torch.tensor(ticket.ffn, dtype=torch.uint8),
-    }
-    return {**checkpoint, "model": {**tensors, **buffers}}
-
-
-def make_delta_checked(checkpoint: Mapping[str, Any], base: Mapping[str, Tensor], ticket: DominantTicket) -> Delta:
-    """The delta of a model trained under a dominant ticket; checks that nothing else of the encoder moved.
-
-    Args:
-        checkpoint: content of the trained checkpoint.
-        base: tensors of the model that training started from.
-        ticket: the dominant ticket.
-
-    Raises:
-        UserError: other sizes, or a parameter outside the ticket differs from the base: a delta would lose
-        it.
-    """
-    from fairseq_tickets.checkpoint import fingerprint, is_head
-    from fairseq_tickets.dominant_ticket.delta import apply, make_delta
-
-    _, tensors = dense_model(checkpoint)
-    delta = make_delta(tensors, ticket, fingerprint(base))
-    merged = apply(base, delta)
-    for name, tensor in tensors.items():
-        if not is_head(name) and (name not in merged or not torch.equal(merged[name], tensor)):
-            raise UserError(
-                f"{name} differs from --base outside the ticket, so a delta file can't hold this model; "
-                "was it trained from another base or under another ticket?"
-            )
-    return delta
-
-
-def to_huggingface(
-    tensors: Mapping[str, Tensor], config: ModelConfig, head: str | None, labels: Sequence[str] | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Hugging Face RoBERTa tensors and config.json of dense fairseq weights; pure.
-
-    Raises:
-        UserError: a head whose inner width isn't the model's, or labels that aren't as many as its classes.
-    """
-    embed = int(config["encoder_embed_dim"] or 0)
-    named = {"roberta.embeddings.token_type_embeddings.weight": tensors[EMBED_TOKENS].new_zeros(1, embed)}
-    plain = {
-        EMBED_TOKENS: "embeddings.word_embeddings.weight",
-        EMBED_POSITIONS: "embeddings.position_embeddings.weight",
-        f"{SENTENCE_ENCODER}layernorm_embedding.weight": "embeddings.LayerNorm.weight",
-        f"{SENTENCE_ENCODER}layernorm_embedding.bias": "embeddings.LayerNorm.bias",
-    }
-    for name, tensor in tensors.items():
-        theirs = plain.get(name) or layer_to_hf(name)
-        if theirs is not None:
-            named["roberta." + theirs] = tensor
-    settings = _settings(tensors, config)
-    if head is None:
-        for name, tensor in tensors.items():
-            if name.startswith(LM_HEAD) and name != LM_HEAD + "weight":
-                named["lm_head." + name[len(LM_HEAD) :]] = tensor
-        settings["architectures"] = ["RobertaForMaskedLM"]
-    else:
-        prefix = f"{HEADS}{head}."
-        named.update({"classifier." + n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
-        settings.update(_head_settings(named, embed, head, labels))
-    return {name: tensor.contiguous() for name, tensor in named.items()}, settings
-
-
-def _settings(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
-    return {
-        "model_type": "roberta",
-        "vocab_size": tensors[EMBED_TOKENS].shape[0],
-        "hidden_size": config["encoder_embed_dim"],
-        "num_hidden_layers": config["encoder_layers"],
-        "num_attention_heads": config["encoder_attention_heads"],
-        "intermediate_size": config["encoder_ffn_embed_dim"],
-        "hidden_act": config["activation_fn"],
-        "hidden_dropout_prob": config["dropout"],
-        "attention_probs_dropout_prob": config["attention_dropout"],
-        "classifier_dropout": config["pooler_dropout"],
-        "max_position_embeddings": tensors[EMBED_POSITIONS].shape[0],
-        "position_embedding_type": "absolute",
-        "type_vocab_size": 1,
-        "layer_norm_eps": config["layernorm_eps"],
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
-        "torch_dtype": "float32",
-    }
-
-
-def _head_settings(named: Mapping[str, Tensor], embed: int, head: str, labels: Sequence[str] | None) -> dict[str, Any]:
-    weight = named.get("classifier.out_proj.weight")
-    if weight is None or named["classifier.dense.weight"].shape != (embed, embed):
-        raise UserError(f"classification head {head!r} is not {embed} wide inside; transformers' RoBERTa can't hold it")
-    classes = weight.shape[0]
-    names = [f"LABEL_{number}" for number in range(classes)] if labels is None else list(labels)
-    if len(names) != classes:
-        raise UserError(f"{len(names)} label names for the {classes} classes of head {head!r}")
-    return {
-        "architectures": ["RobertaForSequenceClassification"],
-        "id2label": {str(number): name for number, name in enumerate(names)},
-        "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "regression" if classes == 1 else "single_label_classification",
-    }
-
-
 def _choose_head(names: list[str], wanted: str | None) -> str | None:
     if wanted is not None and wanted not in names:
         raise UserError(f"--head {wanted}: the checkpoint's classification heads are: {', '.join(names) or 'none'}")
     if wanted is None and len(names) > 1:
         raise UserError(f"the checkpoint has several classification heads; give --head, one of: {', '.join(names)}")
     return wanted or (names[0] if names else None)
-
-
-def _count(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() for name, tensor in tensors.items() if name != LM_HEAD + "weight")

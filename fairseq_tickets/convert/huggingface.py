@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,17 +32,12 @@ from fairseq_tickets.convert.names import (
     plain_hf_name,
 )
 from fairseq_tickets.convert.shape import FAIRSEQ_EPS, PADDING_ROWS, ModelConfig, config_from_hf
-from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer, read_source
-from fairseq_tickets.convert.staging import staged_folder
 from fairseq_tickets.convert.vocabulary import (
     Dictionary,
     Vocabulary,
     make_dictionary,
-    read_vocabulary,
-    write_dictionary,
 )
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import PathLike, sha256, write_json
 
 BERT_TYPES = ("bert",)
 ROBERTA_TYPES = ("roberta", "xlm-roberta")
@@ -70,63 +64,6 @@ class Converted:
     not_carried: list[str] = field(default_factory=list)
 
 
-@dataclass
-class ImportReport:
-    """What `import_folder` wrote.
-
-    Attributes:
-        output: the folder.
-        architecture: model_type of the source.
-        config: the fields of arch `ticket_roberta`.
-        words: size of the dictionary, special words included.
-        parameters: number of weights, the tied language-model projection counted once.
-        notes, not_carried: see `Converted`.
-        files: names of the files in `output`.
-    """
-
-    output: Path
-    architecture: str
-    config: ModelConfig
-    words: int
-    parameters: int
-    notes: list[str]
-    not_carried: list[str]
-    files: list[str]
-
-
-def import_folder(source: PathLike, output: PathLike) -> ImportReport:
-    """Convert a Hugging Face folder into `model.pt`, `dict.txt`, `import.json` and the tokenizer files.
-
-    All files are written or none.
-
-    Raises:
-        UserError: a model of another architecture, damaged or missing files, tensors that don't fit the
-        config.
-    """
-    from fairseq_tickets.checkpoint import save
-
-    read = read_source(source)
-    architecture = _architecture(read.config)
-    vocabulary = read_vocabulary(read.folder, bert=architecture in BERT_TYPES)
-    converted = to_fairseq(read.tensors, read.config, vocabulary)
-    with staged_folder(output, owned=TOKENIZER_FILES) as stage:
-        tokenizer = copy_tokenizer(read.folder, stage)
-        write_dictionary(stage / "dict.txt", converted.dictionary.symbols)
-        save(fairseq_checkpoint(converted.tensors, converted.config), stage / "model.pt")
-        report = ImportReport(
-            output=Path(output),
-            architecture=architecture,
-            config=converted.config,
-            words=len(converted.dictionary.symbols),
-            parameters=_count(converted.tensors),
-            notes=converted.notes,
-            not_carried=converted.not_carried,
-            files=["model.pt", "dict.txt", "import.json", *tokenizer],
-        )
-        write_json(stage / "import.json", _record(report, vocabulary, converted.dictionary, read.checksums, stage))
-    return report
-
-
 def to_fairseq(tensors: Mapping[str, Tensor], config: Mapping[str, Any], vocabulary: Vocabulary) -> Converted:
     """Rename, reorder and fold a Hugging Face encoder into fairseq's RoBERTa; pure.
 
@@ -138,7 +75,7 @@ def to_fairseq(tensors: Mapping[str, Tensor], config: Mapping[str, Any], vocabul
     Raises:
         UserError: another architecture, a tensor missing, or a shape that contradicts the config.
     """
-    bert = _architecture(config) in BERT_TYPES
+    bert = architecture_of(config) in BERT_TYPES
     rest = {plain_hf_name(name): tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
     notes: list[str] = []
     if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors.values()):
@@ -182,31 +119,8 @@ def to_fairseq(tensors: Mapping[str, Tensor], config: Mapping[str, Any], vocabul
     return Converted(clones, dictionary, model, notes, not_carried)
 
 
-def fairseq_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
-    """What fairseq 0.12.2 expects in a .pt file, for `--finetune-from-model` and for `from_pretrained`.
-
-    Only plain types, so that any PyTorch loads it with weights_only. `cfg.model` holds the shape under the
-    names of arch `ticket_roberta`, but names stock `roberta`, which every fairseq can build; it passes over
-    `layernorm_eps`. The optimizer history has one entry with no updates, since fairseq reads the last one
-    without asking.
-    """
-    model = {**config, "_name": "roberta"}
-    model["load_checkpoint_heads"] = False  # from_pretrained overwrites what is there, and adds nothing
-    return {
-        "args": None,
-        "cfg": {"_name": None, "model": model, "task": {"_name": "masked_lm", "data": "."}, "bpe": None},
-        "model": dict(tensors),
-        "criterion": None,
-        "optimizer_history": [
-            {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0},
-        ],
-        "task_state": {},
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-        "last_optimizer_state": None,
-    }
-
-
-def _architecture(config: Mapping[str, Any]) -> str:
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """model_type of a config.json; a UserError says which are supported."""
     architecture = str(config.get("model_type"))
     if architecture not in BERT_TYPES + ROBERTA_TYPES:
         raise UserError(
@@ -328,37 +242,6 @@ def _left_behind(tensors: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> l
     known = ("pooler.", "cls.seq_relationship.")
     left.extend(sorted(name for name in rest if not name.startswith(known)))
     return left
-
-
-def _count(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() for name, tensor in tensors.items() if name != LM_HEAD + "weight")
-
-
-def _record(
-    report: ImportReport,
-    vocabulary: Vocabulary,
-    dictionary: Dictionary,
-    checksums: dict[str, str],
-    stage: Path,
-) -> dict[str, Any]:
-    return {
-        "format": "fairseq-tickets/import",
-        "version": 1,
-        "architecture": report.architecture,
-        "source": {"files": checksums},
-        "model": report.config,
-        "parameters": report.parameters,
-        "dictionary": {
-            "words": report.words,
-            "sha256": sha256(stage / "dict.txt"),
-            "reordered": dictionary.reordered,
-            "special": {symbol: vocabulary.words[number] for symbol, number in vocabulary.special.items()},
-        },
-        "checkpoint": {"file": "model.pt", "sha256": sha256(stage / "model.pt")},
-        "files": report.files,
-        "notes": report.notes,
-        "not_carried_over": report.not_carried,
-    }
 
 
 _LM_BIASES = ("cls.predictions.bias", "cls.predictions.decoder.bias", "lm_head.bias", "lm_head.decoder.bias")

@@ -8,7 +8,7 @@ from typing import Any, Union
 
 from torch import Tensor
 
-from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS
+from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, LM_HEAD
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import LAYERS_PREFIX
 
@@ -111,3 +111,32 @@ def recorded_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if model is None:
         return {}
     return {str(name): model[name] for name in model if model[name] is not None}
+
+
+def fairseq_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
+    """What fairseq 0.12.2 expects in a .pt file, for `--finetune-from-model` and for `from_pretrained`.
+
+    Only plain types, so that any PyTorch loads it with weights_only. `cfg.model` holds the shape under the
+    names of arch `ticket_roberta`, but names stock `roberta`, which every fairseq can build; it passes over
+    `layernorm_eps`. The optimizer history has one entry with no updates, since fairseq reads the last one
+    without asking.
+    """
+    model = {**config, "_name": "roberta"}
+    model["load_checkpoint_heads"] = False  # from_pretrained overwrites what is there, and adds nothing
+    return {
+        "args": None,
+        "cfg": {"_name": None, "model": model, "task": {"_name": "masked_lm", "data": "."}, "bpe": None},
+        "model": dict(tensors),
+        "criterion": None,
+        "optimizer_history": [
+            {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0},
+        ],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "last_optimizer_state": None,
+    }
+
+
+def count_parameters(tensors: Mapping[str, Tensor]) -> int:
+    """Number of weights in a model's tensors, the tied language-model projection counted once."""
+    return sum(tensor.numel() for name, tensor in tensors.items() if name != LM_HEAD + "weight")

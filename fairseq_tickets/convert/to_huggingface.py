@@ -1,0 +1,87 @@
+"""Dense weights under fairseq's names -> tensors and config.json of Hugging Face's RoBERTa.
+
+Both classification heads are dropout, dense, tanh, dropout, out_proj on the first token: one to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, HEADS, LM_HEAD, SENTENCE_ENCODER, layer_to_hf
+from fairseq_tickets.convert.shape import ModelConfig
+from fairseq_tickets.errors import UserError
+
+
+def to_huggingface(
+    tensors: Mapping[str, Tensor], config: ModelConfig, head: str | None, labels: Sequence[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Hugging Face RoBERTa tensors and config.json of dense fairseq weights; pure.
+
+    Raises:
+        UserError: a head whose inner width isn't the model's, or labels that aren't as many as its classes.
+    """
+    embed = int(config["encoder_embed_dim"] or 0)
+    named = {"roberta.embeddings.token_type_embeddings.weight": tensors[EMBED_TOKENS].new_zeros(1, embed)}
+    plain = {
+        EMBED_TOKENS: "embeddings.word_embeddings.weight",
+        EMBED_POSITIONS: "embeddings.position_embeddings.weight",
+        f"{SENTENCE_ENCODER}layernorm_embedding.weight": "embeddings.LayerNorm.weight",
+        f"{SENTENCE_ENCODER}layernorm_embedding.bias": "embeddings.LayerNorm.bias",
+    }
+    for name, tensor in tensors.items():
+        theirs = plain.get(name) or layer_to_hf(name)
+        if theirs is not None:
+            named["roberta." + theirs] = tensor
+    settings = _settings(tensors, config)
+    if head is None:
+        for name, tensor in tensors.items():
+            if name.startswith(LM_HEAD) and name != LM_HEAD + "weight":
+                named["lm_head." + name[len(LM_HEAD) :]] = tensor
+        settings["architectures"] = ["RobertaForMaskedLM"]
+    else:
+        prefix = f"{HEADS}{head}."
+        named.update({"classifier." + n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
+        settings.update(_head_settings(named, embed, head, labels))
+    return {name: tensor.contiguous() for name, tensor in named.items()}, settings
+
+
+def _settings(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
+    return {
+        "model_type": "roberta",
+        "vocab_size": tensors[EMBED_TOKENS].shape[0],
+        "hidden_size": config["encoder_embed_dim"],
+        "num_hidden_layers": config["encoder_layers"],
+        "num_attention_heads": config["encoder_attention_heads"],
+        "intermediate_size": config["encoder_ffn_embed_dim"],
+        "hidden_act": config["activation_fn"],
+        "hidden_dropout_prob": config["dropout"],
+        "attention_probs_dropout_prob": config["attention_dropout"],
+        "classifier_dropout": config["pooler_dropout"],
+        "max_position_embeddings": tensors[EMBED_POSITIONS].shape[0],
+        "position_embedding_type": "absolute",
+        "type_vocab_size": 1,
+        "layer_norm_eps": config["layernorm_eps"],
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "float32",
+    }
+
+
+def _head_settings(named: Mapping[str, Tensor], embed: int, head: str, labels: Sequence[str] | None) -> dict[str, Any]:
+    weight = named.get("classifier.out_proj.weight")
+    if weight is None or named["classifier.dense.weight"].shape != (embed, embed):
+        raise UserError(f"classification head {head!r} is not {embed} wide inside; transformers' RoBERTa can't hold it")
+    classes = weight.shape[0]
+    names = [f"LABEL_{number}" for number in range(classes)] if labels is None else list(labels)
+    if len(names) != classes:
+        raise UserError(f"{len(names)} label names for the {classes} classes of head {head!r}")
+    return {
+        "architectures": ["RobertaForSequenceClassification"],
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+        "problem_type": "regression" if classes == 1 else "single_label_classification",
+    }
