@@ -7,7 +7,6 @@ logged for the whole split (`accuracy`), for that part (`accuracy_select`) and f
 
 import logging
 from collections.abc import Mapping, Sequence
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -22,18 +21,18 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig, Sentence
 from omegaconf import open_dict
 from torch import Tensor, nn
 
+from fairseq_tickets.data.subset import nested_subset
 from fairseq_tickets.dominant_ticket.columns import apply_ticket as apply_columns
 from fairseq_tickets.dominant_ticket.updates import Part, parts_of, trainable_slices
-from fairseq_tickets.data.subset import nested_subset
 from fairseq_tickets.encoder_layer import encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
 from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION
 from fairseq_tickets.parameters import is_dead_copy
+from fairseq_tickets.plugin.chosen import ChosenDataset
 from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion
 from fairseq_tickets.plugin.loading import checkpoint_shape
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
-from fairseq_tickets.plugin.ordering import ArrangedDataset, windowed_order
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts
 from fairseq_tickets.tickets import SuperTicket, load_ticket
@@ -79,10 +78,6 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
         default=None, metadata={"help": "train on so many random examples; subsets of one seed are nested"}
     )
     train_examples_seed: int = field(default=1, metadata={"help": "seed of the subset; not the training seed"})
-    length_window: int = field(
-        default=0,
-        metadata={"help": "sort so many shuffled training examples by length at a time: less padding; 0 = off"},
-    )
     metric: Optional[str] = field(
         default=None, metadata={"help": f"comma-separated metrics of the task, from {', '.join(METRICS)}"}
     )
@@ -152,21 +147,14 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             dataset = self.datasets[split] = SortDataset(dataset.dataset, sort_order=[*dataset.sort_order, buckets])
         if split == "valid" and self.selects:
             self._selected = selection(len(dataset), self.cfg.select_fraction, self.cfg.select_seed)
-        if self.cfg.length_window > 1 or (split == "train" and self.cfg.train_examples is not None):
-            dataset = self.datasets[split] = self._arranged(dataset, split)
-        return dataset
-
-    def _arranged(self, dataset: Any, split: str) -> ArrangedDataset:
-        chosen: Sequence[int] = range(len(dataset))
         if split == "train" and self.cfg.train_examples is not None:
             if not 1 <= self.cfg.train_examples <= len(dataset):
                 raise UserError(
                     f"--train-examples {self.cfg.train_examples} must be 1 to {len(dataset)}, the training examples there are"
                 )
-            chosen = nested_subset(chosen, self.cfg.train_examples, self.cfg.train_examples_seed)
-        lengths = [int(dataset.num_tokens(index)) for index in chosen]
-        window = len(chosen) if split != "train" else self.cfg.length_window
-        return ArrangedDataset(dataset, chosen, windowed_order(lengths, window, self.cfg.seed))
+            chosen = nested_subset(range(len(dataset)), self.cfg.train_examples, self.cfg.train_examples_seed)
+            dataset = self.datasets[split] = ChosenDataset(dataset, chosen)
+        return dataset
 
     def selected(self, ids: Tensor) -> Tensor:
         """Which examples of the validation split belong to the selection part: (batch,) of 0 and 1."""
