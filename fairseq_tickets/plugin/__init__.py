@@ -1,8 +1,8 @@
 """Everything this package registers with fairseq; importing it registers all, once."""
 
-from fairseq_tickets.plugin import criterion, model, task
-from fairseq_tickets.plugin.checkpoints import install_into_fairseq
+from fairseq_tickets.plugin import checkpoints, criterion, model, task, workers
 
 __all__ = ["criterion", "model", "task"]
 
-install_into_fairseq()
+checkpoints.install_into_fairseq()
+workers.install_into_fairseq()

@@ -6,13 +6,11 @@ checkpoint_last.pt, and a checkpoint of another shape is one clear line.
 
 from __future__ import annotations
 
-import io
 import os
 from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, models, trainer
-from fairseq.distributed import utils as distributed_utils
 
 from fairseq_tickets.checkpoint import copy, load, misfit, save
 from fairseq_tickets.errors import UserError
@@ -26,7 +24,6 @@ def install_into_fairseq() -> None:
     if isinstance(checkpoint_utils.torch, _SafeTorch):
         return
     checkpoint_utils.torch = _SafeTorch()
-    distributed_utils.torch = _TorchBetweenWorkers()
     checkpoint_utils.PathManager = _whole_copies(checkpoint_utils.PathManager)
     checkpoint_utils.torch_persistent_save = _persistent_save(checkpoint_utils.torch_persistent_save)
     base = models.BaseFairseqModel
@@ -43,19 +40,6 @@ class _SafeTorch:
     @staticmethod
     def load(file: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
         return load(getattr(file, "name", file), map_location)
-
-
-class _TorchBetweenWorkers(_SafeTorch):
-    """What fairseq.distributed.utils sees as `torch`.
-
-    The first worker reads a checkpoint, by `load`, and sends it on to the others of the same run as a pickle; fairseq's
-    own classes are in it, so PyTorch 2.6 and later would refuse it. No file comes this way.
-    """
-
-    @staticmethod
-    def load(file: Any, map_location: Any = "cpu", **_: Any) -> Any:
-        assert isinstance(file, io.BytesIO)
-        return torch.load(file, map_location=map_location, weights_only=False)
 
 
 def _whole_copies(manager: Any) -> Any:

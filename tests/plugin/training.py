@@ -79,7 +79,7 @@ def config(words: list[str]) -> Any:
         _composed[key] = parsed, convert_namespace_to_omegaconf(parsed)
     known, composed = _composed[key]
     made = copy.deepcopy(composed)
-    changed = {name: value for name, value in vars(parsed).items() if vars(known)[name] != value}
+    changed = {name: value for name, value in vars(parsed).items() if vars(known).get(name) != value}
     for group in (node for node in made.values() if isinstance(node, DictConfig)):
         for name in changed.keys() & set(group):
             value = changed[name]
