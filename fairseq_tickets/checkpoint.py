@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
-import re
 import shutil
 import time
 import zipfile
@@ -66,7 +65,7 @@ def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False) -> dict[
     except (MemoryError, OSError):
         raise
     except Exception as error:  # a file can hold anything, so PyTorch can fail in any way
-        raise UserError(_what_is_wrong(path, named or safe_pickle.scan_globals(path), error)) from error
+        raise UserError(_what_is_wrong(path, named or safe_pickle.scan_globals(path))) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dictionary")
     for key in ("args", "cfg"):
@@ -182,13 +181,11 @@ def _first_bytes(path: Path) -> bytes:
     return start
 
 
-def _what_is_wrong(path: Path, named: set[str], error: Exception) -> str:
+def _what_is_wrong(path: Path, named: set[str]) -> str:
     from torch import _weights_only_unpickler
 
     allowed = {**_weights_only_unpickler._get_allowed_globals(), **safe_pickle.allowed_globals(named)}
-    refused = sorted(name for name in named if name not in allowed and not name.startswith("torch."))
-    if not refused:
-        refused = re.findall(r"GLOBAL (\S+) ", str(error))[:1]
+    refused = sorted(named - set(allowed))
     if refused:
         return (
             f"checkpoint {path} is refused: it would run {', '.join(refused[:3])}, which is not on the list of what a "
