@@ -2,9 +2,10 @@
 
     python benchmarks/extraction.py --output extraction.json
 
-Writes two random float32 checkpoints (1.4 GB each) into a temporary folder, runs the command in a process of its own and
-samples that process's memory: anonymous memory is its own, file-backed memory is the mapped checkpoints. The files
-have just been written, so they are read from the page cache. Aim: at most 15 s, at most 1 GB beyond the mapped files.
+Writes two random float32 checkpoints (1.4 GB each) into a temporary folder, runs the command in a process of its own
+and samples that process's memory: anonymous memory is its own, file-backed memory is the mapped checkpoints. The files
+have just been written, so they are read from the page cache. Aim: at most 15 s and 1 GB beyond the mapped files, on
+two idle cores; `cpu_seconds` and `load_average` tell how idle they were.
 """
 
 from __future__ import annotations

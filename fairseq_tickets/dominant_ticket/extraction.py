@@ -225,12 +225,12 @@ def deltas(
     finetuned: Mapping[str, Tensor],
     layer: int,
     matrix: str,
-    block: int = BLOCK,
+    block: Optional[int] = None,
 ) -> Iterator[Delta]:
-    """Yield Δθ of one matrix, in blocks of whole rows with about `block` elements."""
+    """Yield Δθ of one matrix, in blocks of whole rows with about `block` elements (default `BLOCK`)."""
     name, bias = matrix_name(layer, matrix), matrix_name(layer, matrix, "bias")
     out_features, in_features = pretrained[name].shape
-    rows = max(1, block // in_features)
+    rows = max(1, (block or BLOCK) // in_features)
     for start in range(0, out_features, rows):
         part = slice(start, start + rows)
         weights, biases = (

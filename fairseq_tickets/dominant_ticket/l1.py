@@ -22,6 +22,7 @@ gradient only; the paper says nothing about it. The penalty's own gradient has t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Optional
 
@@ -65,11 +66,12 @@ class StepScale(NamedTuple):
     bias_correction2: Optional[float]
     eps: float
 
-    def divisor(self, block: Tensor) -> Tensor:
-        """The divisor of a block of `state`."""
+    def over(self, amount: float, block: Tensor) -> Tensor:
+        """`amount` over the divisor, for a block of `state`."""
         if self.bias_correction2 is None:
-            return block
-        return (block / self.bias_correction2).sqrt_().add_(self.eps)
+            return amount / block
+        root = math.sqrt(self.bias_correction2)
+        return block.sqrt().add_(self.eps * root).reciprocal_().mul_(amount * root)
 
 
 class L1ToPretrained:
@@ -161,9 +163,9 @@ class L1ToPretrained:
                 if scale is None:
                     shrunk = F.softshrink(delta, threshold)
                 else:
-                    t = threshold / scale.divisor(block)
-                    shrunk = delta - torch.minimum(torch.maximum(delta, -t), t)
-                torch.add(theta0, shrunk, out=theta)  # Δ = 0 gives θ₀ bit for bit
+                    size = delta.abs().sub_(scale.over(threshold, block)).clamp_(min=0.0)
+                    shrunk = torch.copysign(size, delta)
+                torch.add(theta0, shrunk, out=theta)  # exactly θ₀ where Δ = 0
 
     def value(self) -> float:
         """λ ‖θ − θ₀‖₁, added up in float64."""
@@ -184,7 +186,7 @@ class L1ToPretrained:
                 size = torch.sub(theta, theta0, out=scratch).abs_()
                 # A block is summed pairwise in float32 (relative error below 1e-6), the blocks in float64.
                 distance[device] = distance.get(device, 0.0) + size.sum(dtype=_sum_type(size)).double()
-                moved[device] = moved.get(device, 0) + (size > sigma).sum()
+                moved[device] = moved.get(device, 0) + torch.count_nonzero(size > sigma)
         penalty = self.weight * sum(float(total) for total in distance.values())
         return Distance(penalty, sum(int(total) for total in moved.values()), self.penalised)
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from fairseq_tickets.dominant_ticket import extraction
 from fairseq_tickets.dominant_ticket.extraction import count_dimensions, extract, top_dimensions
 from fairseq_tickets.dominant_ticket.report import RESOLUTION, format_report, report
 from fairseq_tickets.errors import UserError
@@ -80,8 +81,9 @@ def test_embeddings_norms_and_dead_copies_never_count():
     assert extract(base, tuned, heads=2, top_k=3).dimensions == expected
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_against_brute_force(seed):
+@pytest.mark.parametrize("seed, block", [(0, extraction.BLOCK), (1, 1), (1, 30)])
+def test_against_brute_force(seed, block, monkeypatch):
+    monkeypatch.setattr(extraction, "BLOCK", block)  # elements at a time: all rows, one row, a few rows
     shape = ModelShape(2, 3, 9, 14)
     base = toy.encoder(shape, seed)
     tuned = toy.copy(base)

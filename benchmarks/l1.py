@@ -1,0 +1,108 @@
+"""What the L1 penalty costs, beside a full training step on RoBERTa-large's layers.
+
+    python benchmarks/l1.py --output l1.json
+
+A step is forward, backward and AdamW over encoder layers of RoBERTa-large's shape with random weights, batch 4 x 128,
+float32. Costs are per layer alike, so `--layers 4` shows the same ratio with a sixth of the memory (24 layers take
+8 GB); embeddings and their update, which only make the step longer, are left out. Aim: at most 8 % of a step, and one
+extra copy of the penalised weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fairseq_tickets.dominant_ticket.l1 import L1ToPretrained, step_scales
+from fairseq_tickets.encoder_layer import TicketEncoderLayer
+from fairseq_tickets.parameters import LAYERS_PREFIX
+
+
+def median_seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median wall and CPU seconds of `work`."""
+    walls, cpus = [], []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return statistics.median(walls), statistics.median(cpus)
+
+
+def resident() -> int:
+    """This process's memory in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Measure and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", metavar="FILE", help="JSON file; standard output without it")
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    layers = nn.ModuleList(TicketEncoderLayer(1024, 4096, 16) for _ in range(args.layers)).to(args.device)
+    named = {LAYERS_PREFIX + name: parameter for name, parameter in layers.named_parameters()}
+    pretrained = {name: parameter.detach() for name, parameter in named.items()}
+    before = resident()
+    penalty = L1ToPretrained(named.items(), pretrained, 1e-3)
+    copy_bytes = resident() - before
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=1e-5)
+    x = torch.randn(128, 4, 1024, device=args.device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        y = x
+        for layer in layers:
+            y = layer(y)
+        y.pow(2).mean().backward()
+        optimizer.step()
+
+    step()
+    figures = {}
+    for name, work in (
+        ("step", step),
+        ("add_gradient", penalty.add_gradient_),
+        ("measure", lambda: penalty.measure(5e-5)),
+        ("proximal_sgd", lambda: penalty.proximal_(1e-9)),
+        ("proximal_adam", lambda: penalty.proximal_(1e-9, step_scales(optimizer))),
+    ):
+        wall, cpu = median_seconds(work, args.repeats)
+        figures[name] = {"wall_seconds": wall, "cpu_seconds": cpu}
+    result = {
+        "benchmark": "l1",
+        "layers": args.layers,
+        "penalised_parameters": penalty.penalised,
+        "extra_copy_bytes": copy_bytes if args.device == "cpu" else None,
+        "device": args.device,
+        "threads": args.threads,
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "figures": figures,
+        "share_of_step": {
+            name: {kind: f[kind] / figures["step"][kind] for kind in f} for name, f in figures.items() if name != "step"
+        },
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    if args.output:
+        Path(args.output).write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
