@@ -1,23 +1,24 @@
-"""The papers' result tables by name: `S1` to `S8` of paper S, `D2` and `D3` of paper D."""
+"""The papers' result tables by name: `S1` to `S8` of paper S, `D2` and `D3` of paper D, and `levels`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fairseq_tickets.analysis import tables_dominant, tables_super
+from fairseq_tickets.analysis import tables_dominant, tables_levels, tables_spread, tables_super
 from fairseq_tickets.analysis.markup import Table
 from fairseq_tickets.analysis.results import Result
 from fairseq_tickets.errors import UserError
 
 RESULT_TABLES: dict[str, tuple[Callable[[Sequence[Result]], Table], str]] = {
+    "levels": (tables_levels.levels, "winning, random and losing tickets by level, against the full model"),
     "S1": (tables_super.single_task, "single-task scores, full model against super tickets, with t-tests"),
     "S2": (tables_super.predictions, "which runs' test predictions to send to the GLUE server"),
     "S3": (tables_super.multi_task, "multi-task learning: MT-DNN against Ticket-Share"),
     "S4": (tables_super.adaptation, "domain adaptation by share of training data"),
-    "S5": (tables_super.seed_deviation, "standard deviation over seeds, method by method"),
-    "S6": (tables_super.ticket_deviation, "standard deviation over seeds of the super tickets"),
-    "S7": (tables_super.weights, "weight remaining in the super tickets"),
-    "S8": (tables_super.learning_rate_deviation, "standard deviation over learning rates"),
+    "S5": (tables_spread.seed_deviation, "standard deviation over seeds, method by method"),
+    "S6": (tables_spread.ticket_deviation, "standard deviation over seeds of the super tickets"),
+    "S7": (tables_spread.weights, "weight remaining in the super tickets"),
+    "S8": (tables_spread.learning_rate_deviation, "standard deviation over learning rates"),
     "D2": (
         tables_dominant.dominant_against_random,
         "Dominant-k against Random-k, BitFit and full fine-tuning",

@@ -6,6 +6,7 @@ import argparse
 
 DESCRIPTION = """Make a table of the papers from finished runs.
 
+  levels  winning, random and losing tickets by level, against the full model (the numbers of S's Figure 4)
   S1  single-task scores, full model against super tickets, with paired t-tests
   S2  which runs' test predictions to send to the GLUE server
   S3  multi-task learning: MT-DNN against Ticket-Share

