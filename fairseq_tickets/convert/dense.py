@@ -70,9 +70,8 @@ def _fill_heads(dense: dict[str, Tensor], layer: int, kept: Tensor) -> None:
                 whole[rows] = tensor
             else:
                 raise UserError(
-                    f"the checkpoint's ticket is broken: {name} has {tensor.shape[0]} rows or columns "
-                    "of heads, "
-                    f"but its ticket keeps {int(rows.sum())} of {embed_dim}"
+                    f"the checkpoint's ticket is broken: {name} has {tensor.shape[0]} rows or columns of "
+                    f"heads, but its ticket keeps {int(rows.sum())} of {embed_dim}"
                 )
             dense[name] = whole.t().contiguous() if matrix == "out_proj" else whole
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairseq_tickets.convert.forward import eps_difference
-from fairseq_tickets.convert.names import (
-    EMBED_TOKENS,
-)
+from fairseq_tickets.convert.names import EMBED_TOKENS
 from fairseq_tickets.convert.shape import (
     FAIRSEQ_EPS,
     ModelConfig,
@@ -33,10 +31,6 @@ from fairseq_tickets.convert.vocabulary import read_dictionary
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, write_json
 
-if TYPE_CHECKING:
-    pass
-
-
 FAIRSEQ_FILES = ("dict.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES)
 
 
@@ -49,8 +43,8 @@ class ExportReport:
         config: the fields of arch `ticket_roberta`.
         head: the classification head that Hugging Face got, or None.
         parameters: number of weights, the tied language-model projection counted once.
-        eps_difference: for stock fairseq, the largest change of a logit since its epsilon is 1e-5; 0 where it
-        is the same. notes: what else the user should know, one sentence each.
+        eps_difference: for stock fairseq, the largest change of a logit since its epsilon is 1e-5; 0 if the same.
+        notes: what else the user should know, one sentence each.
     """
 
     output: Path
@@ -84,11 +78,9 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
         heads = classification_heads(tensors)
         report.eps_difference = eps_difference(tensors, config, FAIRSEQ_EPS, heads[0] if heads else None)
         report.notes.append(
-            f"stock fairseq's layer norms have epsilon {FAIRSEQ_EPS}, this model's "
-            f"{config['layernorm_eps']}: in stock "
-            f"fairseq its {'logits' if heads else 'hidden states'} differ by up to "
-            f"{report.eps_difference:.1e} (measured on "
-            "random words); arch ticket_roberta and --to hf keep the model's own"
+            f"stock fairseq's layer norms have epsilon {FAIRSEQ_EPS}, this model's {config['layernorm_eps']}: "
+            f"there its {'logits' if heads else 'hidden states'} differ by up to {report.eps_difference:.1e} "
+            "(measured on random words); arch ticket_roberta and --to hf keep the model's own"
         )
     if str(output).endswith(".pt"):
         save(content, Path(output))
@@ -101,9 +93,8 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
             symbols = read_dictionary(source / "dict.txt")
             if len(symbols) != tensors[EMBED_TOKENS].shape[0]:
                 raise UserError(
-                    f"{source / 'dict.txt'} belongs to another model: it has {len(symbols)} words "
-                    "with the special "
-                    f"ones, the checkpoint has {tensors[EMBED_TOKENS].shape[0]}"
+                    f"{source / 'dict.txt'} belongs to another model: it has {len(symbols)} words with the "
+                    f"special ones, the checkpoint has {tensors[EMBED_TOKENS].shape[0]}"
                 )
             copy_tokenizer(source, stage, FAIRSEQ_FILES)
         save(content, stage / "model.pt")

@@ -1,4 +1,4 @@
-"""Hugging Face BERT, RoBERTa, XLM-R or MiniLM -> fairseq RoBERTa checkpoint, dictionary and tokenizer.
+"""Hugging Face BERT, RoBERTa, XLM-R or MiniLM -> the weights of a fairseq RoBERTa and its dictionary.
 
 All of them are the same post-norm encoder; three things differ, and each has an exact answer:
 
@@ -32,11 +32,7 @@ from fairseq_tickets.convert.names import (
     plain_hf_name,
 )
 from fairseq_tickets.convert.shape import FAIRSEQ_EPS, PADDING_ROWS, ModelConfig, config_from_hf
-from fairseq_tickets.convert.vocabulary import (
-    Dictionary,
-    Vocabulary,
-    make_dictionary,
-)
+from fairseq_tickets.convert.vocabulary import Dictionary, Vocabulary, make_dictionary
 from fairseq_tickets.errors import UserError
 
 BERT_TYPES = ("bert",)
@@ -94,7 +90,7 @@ def to_fairseq(tensors: Mapping[str, Tensor], config: Mapping[str, Any], vocabul
         notes.append(f"{left_out} words of the tokenizer have no row in the word embedding and were left out")
 
     positions = _take(rest, "embeddings.position_embeddings.weight")
-    result[EMBED_POSITIONS] = _shift_positions(positions, 0 if bert else int(config.get("pad_token_id") or 1) + 1)
+    result[EMBED_POSITIONS] = _shift_positions(positions, 0 if bert else _padding(config) + 1)
     for kind in ("weight", "bias"):
         result[f"{SENTENCE_ENCODER}layernorm_embedding.{kind}"] = _take(rest, f"embeddings.LayerNorm.{kind}")
     for name in list(rest):
@@ -128,6 +124,11 @@ def architecture_of(config: Mapping[str, Any]) -> str:
             f"{', '.join(BERT_TYPES + ROBERTA_TYPES)}"
         )
     return architecture
+
+
+def _padding(config: Mapping[str, Any]) -> int:
+    padding = config.get("pad_token_id")
+    return 1 if padding is None else int(padding)
 
 
 def _take(rest: dict[str, Tensor], name: str) -> Tensor:
@@ -210,8 +211,7 @@ def _lm_head(rest: dict[str, Tensor], dictionary: Dictionary, words: Tensor, not
         }
         notes.append(
             "the source has no language-model head; fairseq's is there with fixed random weights "
-            "(N(0, 0.02)), "
-            "and sentence tasks never use it"
+            "(N(0, 0.02)), and sentence tasks never use it"
         )
     head[LM_HEAD + "weight"] = words
     return head

@@ -71,6 +71,8 @@ def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:
     if not isinstance(tensors, Mapping) or EMBED_TOKENS not in tensors or EMBED_POSITIONS not in tensors:
         raise UserError(f"this checkpoint holds no RoBERTa model: no parameter is named {EMBED_TOKENS}")
     recorded = recorded_options(checkpoint)
+    if recorded.get("encoder_normalize_before"):
+        raise UserError("this checkpoint is a pre-norm model (encoder_normalize_before); only RoBERTa's order is known")
     layers = {int(name[len(LAYERS_PREFIX) :].split(".")[0]) for name in tensors if name.startswith(LAYERS_PREFIX)}
     embed_dim = tensors[EMBED_TOKENS].shape[1]
     heads = recorded.get("encoder_attention_heads")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, HEADS, LM_HEAD, SENTENCE_ENCODER, layer_to_hf
-from fairseq_tickets.convert.shape import ModelConfig
+from fairseq_tickets.convert.shape import ACTIVATIONS, ModelConfig
 from fairseq_tickets.errors import UserError
 
 
@@ -23,6 +23,10 @@ def to_huggingface(
     Raises:
         UserError: a head whose inner width isn't the model's, or labels that aren't as many as its classes.
     """
+    if config["activation_fn"] not in ACTIVATIONS:
+        raise UserError(
+            f"activation_fn {config['activation_fn']!r} has no counterpart; known are {', '.join(ACTIVATIONS)}"
+        )
     embed = int(config["encoder_embed_dim"] or 0)
     named = {"roberta.embeddings.token_type_embeddings.weight": tensors[EMBED_TOKENS].new_zeros(1, embed)}
     plain = {

@@ -42,8 +42,7 @@ def export_tokenizer(source: Path, target: Path, rows: int, max_positions: int) 
     if len(symbols) != rows:
         raise UserError(
             f"{source / 'dict.txt'} belongs to another model: it has {len(symbols)} words with the "
-            "special ones, "
-            f"the checkpoint has {rows}"
+            f"special ones, the checkpoint has {rows}"
         )
     vocabulary = read_vocabulary(source, bert=(source / "vocab.txt").is_file())
     dictionary = make_dictionary(vocabulary, rows if MASK in vocabulary.special else rows - 1)

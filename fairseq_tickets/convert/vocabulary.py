@@ -118,7 +118,7 @@ def read_dictionary(path: PathLike) -> list[str]:
 
 
 def read_vocabulary(folder: PathLike, bert: bool) -> Vocabulary:
-    """Vocabulary of the tokenizer in a Hugging Face folder; `bert` says which special words are the default.
+    """Vocabulary of the tokenizer in a Hugging Face folder; `bert` says which special words to look for first.
 
     Read from the first that is there: tokenizer.json, vocab.txt, vocab.json, sentencepiece.bpe.model.
 
@@ -133,7 +133,8 @@ def read_vocabulary(folder: PathLike, bert: bool) -> Vocabulary:
     named = _special_words(root)
     special: dict[str, int] = {}
     for symbol in SPECIAL:
-        candidates = (named.get(ROLES[symbol]), BERT_TOKENS[symbol] if bert else symbol)
+        usual = (BERT_TOKENS[symbol], symbol) if bert else (symbol, BERT_TOKENS[symbol])
+        candidates = (named.get(ROLES[symbol]), *usual)
         found = [numbers[candidate] for candidate in candidates if candidate in numbers]
         if found:
             special[symbol] = found[0]

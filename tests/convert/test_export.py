@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fairseq_tickets.convert import import_folder
 from fairseq_tickets.convert.dense import dense_state_dict
 from fairseq_tickets.convert.export import export_fairseq, export_huggingface
 from fairseq_tickets.convert.forward import measuring_tokens
+from fairseq_tickets.convert.shape import config_from_checkpoint
 from fairseq_tickets.convert.vocabulary import write_dictionary
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape
@@ -233,3 +235,27 @@ def test_what_can_not_be_exported_is_refused(imported: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="ticket is broken"):
         export_fairseq(broken, tmp_path / "out", imported)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["imported"]
+
+
+def test_what_old_checkpoints_do_not_say_comes_from_their_arch_and_tensors() -> None:
+    """Released RoBERTa checkpoints have args with an arch name and no sizes."""
+    tensors = trained(None)[1]["model"]
+    config = config_from_checkpoint({"args": Namespace(arch="roberta_large"), "model": tensors})
+    assert config["encoder_attention_heads"] == 16 and config["layernorm_eps"] == 1e-5
+    sizes = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "max_positions")
+    assert [config[name] for name in sizes] == [LAYERS, EMBED, FFN, 16]
+    recorded = config_from_checkpoint({"args": Namespace(arch="x", encoder_attention_heads=4), "model": tensors})
+    assert recorded["encoder_attention_heads"] == 4
+
+
+def test_other_architectures_are_refused(tmp_path: Path) -> None:
+    _, saved = trained(None)
+    options = saved["cfg"]["model"]
+    for change, message in (
+        ({"encoder_normalize_before": True}, "pre-norm"),
+        ({"activation_fn": "gelu_fast"}, "activation_fn 'gelu_fast' has no counterpart"),
+        ({"pooler_activation_fn": "relu"}, "tanh only"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export_huggingface({**saved, "cfg": {"model": {**options, **change}}}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
