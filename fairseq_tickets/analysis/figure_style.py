@@ -107,12 +107,3 @@ def save(figure: Figure, path: PathLike, source: str = "") -> None:
         figure.savefig(drawn, format=suffix[1:], metadata=metadata)
     with atomic_write(path) as temporary:
         temporary.write_bytes(drawn.getvalue())
-
-
-def share_y(axes: list[Any], labels: int) -> None:
-    """Give the axes one y range and leave tick labels on every `labels`-th only."""
-    low, high = min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes)
-    for number, axis in enumerate(axes):
-        axis.set_ylim(low, high)
-        if number % labels:
-            axis.tick_params(labelleft=False)

@@ -11,35 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets.analysis.glue_tasks import KNOWN_METRICS, is_number, task_score
+from fairseq_tickets.analysis.glue_tasks import task_score
+from fairseq_tickets.analysis.result_fields import FIELDS, check_fields
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json
 
 FORMAT = "fairseq-tickets/result"
 VERSION = 1
-METHODS = (
-    "full",
-    "winning",
-    "random",
-    "losing",
-    "dominant",
-    "random_dimensions",
-    "bitfit",
-    "random_elements",
-    "mt_dnn",
-    "ticket_share",
-    "mt_dnn+st",
-    "ticket_share+st",
-)
-SPLITS = ("all", "select", "report")
 # Options of `config` that the papers search over: of runs that differ in nothing else, the best are shown.
 SEARCHED = ("lr", "batch_size", "head_dropout")
-_AGREES = 1e-3  # scores may have been rounded for the log of epochs, to this at the most
 
 
 @dataclass(frozen=True)
@@ -124,17 +109,12 @@ def result_from_json(content: Any, source: str) -> Result:
         raise UserError(f"{source}: result version {content.get('version')!r} is unknown; this package reads {VERSION}")
     if "checksum" in content and content["checksum"] != checksum(content):
         raise UserError(f"result file {source} was changed after it was written: its checksum does not fit")
-    for name, (rule, check) in _FIELDS.items():
-        if name not in content:
-            raise UserError(f"result file {source} lacks {name!r}")
-        if not check(content[name]):
-            raise UserError(f"result file {source}: {name} is {_short(content[name])}; it must be {rule}")
-    _check_scores(content, source)
+    check_fields(content, source)
     optional: dict[str, Any] = {
         name: content.get(name) for name in ("ticket", "trainable_parameters", "total_parameters", "predictions")
     }
     weights = content.get("weight_remaining") or {}
-    known = {name: content[name] for name in _FIELDS if name in Result.__dataclass_fields__}
+    known = {name: content[name] for name in FIELDS if name in Result.__dataclass_fields__}
     return Result(path=source, **known, **optional, weight_remaining=weights, curve=content.get("curve") or ())
 
 
@@ -237,62 +217,3 @@ def _identity(result: Result) -> tuple[Any, ...]:
 
 def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:10]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _check_scores(content: Mapping[str, Any], source: str) -> None:
-    for split, metrics in content["scores"].items():
-        if split not in SPLITS or not isinstance(metrics, Mapping) or not metrics:
-            raise UserError(f"result file {source}: scores may hold {', '.join(SPLITS)} with metrics, not {split!r}")
-        for name, value in metrics.items():
-            if name in KNOWN_METRICS and not (is_number(value) and -1 <= value <= 1):
-                raise UserError(f"result file {source}: {split} {name} is {value!r}; a score must be between -1 and 1")
-    if "all" not in content["scores"]:
-        raise UserError(f"result file {source} has no scores for all of the development set")
-    epochs = {epoch.get("epoch"): epoch for epoch in content["epochs"] if isinstance(epoch, Mapping)}
-    if not epochs:
-        return
-    if content["best_epoch"] not in epochs:
-        raise UserError(f"result file {source}: best_epoch {content['best_epoch']!r} is not among its epochs (edited?)")
-    logged = epochs[content["best_epoch"]].get("valid", {})
-    for split, suffix in (("all", ""), ("select", "_select"), ("report", "_report")):
-        for name, value in content["scores"].get(split, {}).items():
-            seen = logged.get(name + suffix)
-            if is_number(seen) and is_number(value) and abs(seen - value) > _AGREES:
-                raise UserError(f"result file {source}: {split} {name} is {value}, its best epoch has {seen} (edited?)")
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _fraction(value: Any) -> bool:
-    return is_number(value) and 0 < value <= 1
-
-
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "key": ("a text", _text),
-    "experiment": ("a text", _text),
-    "model": ("a text", _text),
-    "task": ("a text", _text),
-    "method": (f"one of {', '.join(METHODS)}", lambda v: v in METHODS),
-    "level": ("null or between 0 and 1", lambda v: v is None or (is_number(v) and 0 <= v <= 1)),
-    "top_k": ("null or a whole number of at least 1", lambda v: v is None or (_whole(v) and v >= 1)),
-    "seed": ("a whole number", _whole),
-    "train_fraction": ("above 0 and at most 1", _fraction),
-    "source_task": ("null or a text", lambda v: v is None or _text(v)),
-    "config": ("an object", lambda v: isinstance(v, Mapping)),
-    "epochs": ("a list", lambda v: isinstance(v, list)),
-    "best_epoch": ("null or a whole number", lambda v: v is None or _whole(v)),
-    "scores": ("an object", lambda v: isinstance(v, Mapping)),
-    "versions": ("an object", lambda v: isinstance(v, Mapping)),
-    "partial_data": ("true or false", lambda v: isinstance(v, bool)),
-}

@@ -73,6 +73,21 @@ def task_mean(runs: Sequence[Result], split: str = "all") -> float:
     return spread([run.score(split) for run in runs]).mean
 
 
+def weight_remaining(run: Result, kind: str) -> float:
+    """Share of weight remaining; `kind` is "encoder" or "without_embeddings". A full model that does not say has 1."""
+    if kind not in run.weight_remaining:
+        if run.method in ("full", "mt_dnn", "mt_dnn+st"):
+            return 1.0
+        raise UserError(f"result file {run.path} lacks weight_remaining.{kind}")
+    return run.weight_remaining[kind]
+
+
+def need(results: Sequence[Result], what: str) -> None:
+    """Refuse to make a table from nothing; `what` names the kind of runs."""
+    if not results:
+        raise UserError(f"the table needs {what} runs; the result files have none")
+
+
 def embolden(rows: Sequence[list[Cell]], values: Sequence[Sequence[float]]) -> None:
     """Make the largest value of each column bold, in place; `values` has NaN where nothing was measured.
 

@@ -10,7 +10,6 @@ from fairseq_tickets.analysis.results import Result
 from fairseq_tickets.errors import UserError
 
 RESULT_TABLES: dict[str, tuple[Callable[[Sequence[Result]], Table], str]] = {
-    "levels": (tables_levels.levels, "winning, random and losing tickets by level, against the full model"),
     "S1": (tables_super.single_task, "single-task scores, full model against super tickets, with t-tests"),
     "S2": (tables_super.predictions, "which runs' test predictions to send to the GLUE server"),
     "S3": (tables_super.multi_task, "multi-task learning: MT-DNN against Ticket-Share"),
@@ -24,6 +23,7 @@ RESULT_TABLES: dict[str, tuple[Callable[[Sequence[Result]], Table], str]] = {
         "Dominant-k against Random-k, BitFit and full fine-tuning",
     ),
     "D3": (tables_dominant.random_elements, "a random 5 % of elements against full fine-tuning"),
+    "levels": (tables_levels.levels, "winning, random and losing tickets by level, against the full model"),
 }
 
 

@@ -1,5 +1,4 @@
-"""Result tables of paper S: single-task (1, 5, 6, 7), predictions (2), multi-task (3), adaptation (4),
-learning rates (8).
+"""Result tables of paper S: single-task (1), predictions (2), multi-task (3), domain adaptation (4).
 
 Scores are points out of 100, means over seeds ± sample deviation. A dash is a cell without results; notes
 name them.
@@ -8,12 +7,11 @@ name them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fairseq_tickets.analysis.markup import Cell, Table, cells, columns
-from fairseq_tickets.analysis.results import Result, select, signature, super_tickets
+from fairseq_tickets.analysis.results import Result, select, signature
 from fairseq_tickets.analysis.statistics import average_score, average_weight_remaining, paired_t_test, spread
 from fairseq_tickets.analysis.table_parts import (
     NOT_MEASURED,
@@ -24,10 +22,12 @@ from fairseq_tickets.analysis.table_parts import (
     metric_text,
     missing_note,
     models_in,
+    need,
     task_heading,
     task_mean,
     tasks_in,
     uneven_note,
+    weight_remaining,
 )
 from fairseq_tickets.errors import UserError
 
@@ -41,7 +41,7 @@ def single_task(results: Sequence[Result]) -> Table:
     over seeds.
     """
     results = select(results, method={"full", "winning"}, train_fraction=1.0, source_task=None)
-    _need(results, "full or winning")
+    need(results, "full or winning")
     rows: Rows = {}
     for model in models_in(results):
         for label, method in (("ST-DNN", "full"), ("SuperT", "winning")):
@@ -64,7 +64,7 @@ def predictions(results: Sequence[Result]) -> Table:
     As in appendix A.1.3: one seed, that with the best task-average development score, for each row.
     """
     results = select(results, method={"full", "winning"}, train_fraction=1.0, source_task=None)
-    _need(results, "full or winning")
+    need(results, "full or winning")
     rows = []
     used: list[Result] = []
     for model in models_in(results):
@@ -92,7 +92,7 @@ def multi_task(results: Sequence[Result]) -> Table:
     }
     results = select(results, method=set(names), train_fraction=1.0, source_task=None)
     results = [result for result in results if result.task not in ADAPTED]
-    _need(results, "mt_dnn or ticket_share")
+    need(results, "mt_dnn or ticket_share")
     rows: Rows = {}
     for model in models_in(results):
         for method, name in names.items():
@@ -110,7 +110,7 @@ def adaptation(results: Sequence[Result]) -> Table:
         if r.method in names
         and (r.source_task is not None or (r.task in ADAPTED and r.method not in ("full", "winning")))
     ]
-    _need(results, "adaptation (source_task)")
+    need(results, "adaptation (source_task)")
     fractions = sorted({r.train_fraction for r in results})
     rows: list[list[Cell]] = []
     notes = []
@@ -135,82 +135,6 @@ def adaptation(results: Sequence[Result]) -> Table:
             rows += block
     header = columns("Model", *(f"{100 * fraction:g}%" for fraction in fractions))
     return Table("Domain adaptation, dev scores by share of the training data", header, rows, notes, signature(results))
-
-
-def seed_deviation(results: Sequence[Result]) -> Table:
-    """Table 5: standard deviation over seeds, full against super tickets and MT-DNN against Ticket-Share.
-
-    Single-task rows vary the seed only (at the best searched options); the multi-task rows, fine-tuned,
-    average each seed's score over learning rates first (appendix A.4.1).
-    """
-    names = {
-        "full": "ST-DNN",
-        "winning": "SuperT",
-        "mt_dnn+st": "MT-DNN + ST",
-        "ticket_share+st": "Ticket-Share + ST",
-    }
-    results = select(results, method=set(names), train_fraction=1.0, source_task=None)
-    _need(results, "full, winning, mt_dnn+st or ticket_share+st")
-
-    def values(runs: Sequence[Result], method: str) -> list[float]:
-        if method.endswith("+st"):
-            return _mean_by(runs, lambda r: r.seed)
-        return [run.score() for run in best_runs(runs, method)]
-
-    return _deviation_table("Standard deviation over seeds, points", results, names, values, "seed")
-
-
-def ticket_deviation(results: Sequence[Result]) -> Table:
-    """Table 6: standard deviation over seeds of the super tickets' scores, every task."""
-    results = select(results, method="winning", train_fraction=1.0, source_task=None)
-    _need(results, "winning")
-    return _deviation_table(
-        "Standard deviation over seeds of the super tickets' scores, points",
-        results,
-        {"winning": "SuperT"},
-        lambda runs, method: [run.score() for run in best_runs(runs, method)],
-        "seed",
-    )
-
-
-def learning_rate_deviation(results: Sequence[Result]) -> Table:
-    """Table 8: standard deviation over learning rates, each result averaged over seeds first."""
-    names = {
-        "mt_dnn+st": "MT-DNN + ST",
-        "ticket_share+st": "Ticket-Share + ST",
-        "full": "ST-DNN",
-        "winning": "SuperT",
-    }
-    results = select(results, method=set(names), train_fraction=1.0, source_task=None)
-    _need(results, "mt_dnn+st, ticket_share+st, full or winning")
-
-    def values(runs: Sequence[Result], method: str) -> list[float]:
-        return _mean_by(super_tickets(runs) if method == "winning" else runs, lambda r: r.config.get("lr"))
-
-    return _deviation_table("Standard deviation over learning rates, points", results, names, values, "learning rate")
-
-
-def weights(results: Sequence[Result]) -> Table:
-    """Table 7: mean and deviation over seeds of the weight remaining in the selected super tickets."""
-    results = select(results, method="winning", train_fraction=1.0, source_task=None)
-    _need(results, "winning")
-    tasks = tasks_in(results)
-    rows: list[list[Cell]] = []
-    used: list[Result] = []
-    for model in models_in(results):
-        chosen = by_task(best_runs(select(results, model=model), "winning"))
-        used += [run for runs in chosen.values() for run in runs]
-        for kind, name in (("encoder", ""), ("without_embeddings", ", embeddings left out")):
-            found = {task: spread([_weight(run, kind) for run in runs]) for task, runs in chosen.items()}
-            mean = average_weight_remaining([s.mean for s in found.values()])
-            average = f"{mean:.3f}" if len(found) == len(tasks) else "-"
-            means = [f"{found[t].mean:.2f}" if t in found else "-" for t in tasks]
-            deviations = [f"{found[t].sd:.2f}" if t in found and found[t].n > 1 else "-" for t in tasks]
-            rows.append(cells(f"SuperT {model}{name} (mean)", *means, average))
-            rows.append(cells(f"SuperT {model}{name} (std dev)", *deviations, "-"))
-    header = columns("Weight remaining", *tasks, "Average")
-    notes = ["share of the encoder's weights, embeddings included unless the row says otherwise"]
-    return Table("Weight remaining in the super tickets", header, rows, notes, signature(used))
 
 
 def _score_table(title: str, rows: Rows, splits: Sequence[str], group: int) -> Table:
@@ -245,39 +169,10 @@ def _score_row(
     if any(math.isnan(value) for value in values):
         return [*line, NOT_MEASURED, NOT_MEASURED], [*values, math.nan]
     average = average_score([[value] for value in values])
-    kept = average_weight_remaining([spread([_weight(r, "encoder") for r in row[task]]).mean for task in tasks])
+    kept = average_weight_remaining(
+        [spread([weight_remaining(r, "encoder") for r in row[task]]).mean for task in tasks]
+    )
     return [*line, Cell(in_points(average)), Cell(f"{in_points(kept)}%")], [*values, average]
-
-
-def _deviation_table(
-    title: str,
-    results: Sequence[Result],
-    names: Mapping[str, str],
-    values: Callable[[Sequence[Result], str], list[float]],
-    unit: str,
-) -> Table:
-    tasks = tasks_in(results)
-    rows, notes = [], []
-    for model in models_in(results):
-        for method, name in names.items():
-            own = select(results, model=model, method=method)
-            if not own:
-                continue
-            row = [Cell(f"{name} {model}")]
-            for task in tasks:
-                found = values(select(own, task=task), method)
-                row.append(Cell(in_points(spread(found).sd, 2)) if len(found) > 1 else NOT_MEASURED)
-                if len(found) < 2:
-                    notes.append(f"{row[0].text}, {task}: a deviation needs 2 {unit}s, there is {len(found)}")
-            rows.append(row)
-    return Table(title, columns("", *tasks), rows, notes, signature(results))
-
-
-def _mean_by(runs: Sequence[Result], key: Callable[[Result], Any]) -> list[float]:
-    groups: dict[Any, list[float]] = {}
-    for run in runs:
-        groups.setdefault(key(run), []).append(run.score())
-    return [spread(scores).mean for _, scores in sorted(groups.items(), key=lambda item: repr(item[0]))]
 
 
 def _test_text(treated: Sequence[Result], control: Sequence[Result], split: str) -> str:
@@ -298,14 +193,6 @@ def _best_seed(runs: Sequence[Result]) -> int:
     return max(complete, key=lambda s: average_score([[r.score()] for r in select(runs, seed=s)]))
 
 
-def _weight(run: Result, kind: str) -> float:
-    if kind not in run.weight_remaining:
-        if run.method in ("full", "mt_dnn", "mt_dnn+st"):
-            return 1.0
-        raise UserError(f"result file {run.path} lacks weight_remaining.{kind}")
-    return run.weight_remaining[kind]
-
-
 def _file(run: Result) -> str:
     """What the result names, else the `*test.tsv` files in the run's own folder, KEY/, beside or above the result."""
     named = run.predictions.get("file") if isinstance(run.predictions, Mapping) else run.predictions
@@ -318,8 +205,3 @@ def _file(run: Result) -> str:
             if found:
                 return " ".join(found)
     return "-"
-
-
-def _need(results: Sequence[Result], what: str) -> None:
-    if not results:
-        raise UserError(f"the table needs {what} runs; the result files have none")
