@@ -1,0 +1,362 @@
+"""A protocol file: what to train on what, how, and which tickets; checked strictly before anything runs.
+
+    experiment: minilm                       # names the folder of runs and the field of the results
+    model: {name: minilm, path: models/minilm}       # folder of `fairseq-tickets import`
+    glue: $GLUE_DIR                          # where tasks without `data` are; they are prepared into a cache
+    tasks:
+      RTE:
+      SST-2: {subset: 6000, head_dropout: 0.1}       # any key of `training`, and subset, fractions, data
+    seeds: [1, 2, 3]
+    training: {learning_rates: [1e-4], batch_sizes: [16], max_epoch: 6}
+    super_tickets: {levels: [0.1, 0.2], keep: [winning, random]}
+    adaptation: {source: MNLI, targets: [SNLI, SciTail], fractions: [0.001, 0.01, 0.1, 1]}
+    dominant: {top_k: [1, 3], methods: [dominant, random_dimensions]}
+
+Defaults are those of Liang et al. 2021 (section 5.2, appendix A.1.2): Adamax, linear decay after 10 % warm-up, gradient
+norm 1, 6 epochs, 8 levels. Paths are relative to the current folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.schema import Section, as_number, as_whole, as_word
+
+OPTIMIZERS = ("adamax", "adamw", "sgd")
+KEEP = ("winning", "random", "losing")
+METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman")
+DOMINANT_METHODS = ("full", "dominant", "random_dimensions", "bitfit", "random_elements")
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained; every field but the two lists determines the result of a run.
+
+    Attributes:
+        learning_rates, batch_sizes: the grid.
+        max_epoch: most epochs; the learning rate decays over all of them.
+        patience: stop after so many epochs without a better score; 0 = never.
+        warmup: part of all updates, 0 to 1.
+        clip_norm: largest norm of the gradient; 0 = no limit.
+        dropout: of embeddings, attention and FFN outputs; attention_dropout: of attention weights; head_dropout:
+            of the task head.
+        max_positions: examples are cut to so many tokens; None = what the model can take.
+        separator_token: number of the token before the second sentence: 2 for RoBERTa, None for BERT.
+        select_fraction, select_seed: the part of dev kept for selection.
+        best_epoch: "select" takes the epoch with the best score on that part, "all" on all of dev.
+        log_interval: updates between two points of the training curve.
+        length_bucket: make batches of examples whose lengths differ by less than so many tokens, to waste less on
+            padding; 0 = no.
+        device: "cpu" or "cuda".
+        amp: mixed precision on a GPU.
+        threads: of PyTorch; on the CPU another number gives other roundings.
+    """
+
+    learning_rates: tuple[float, ...]
+    batch_sizes: tuple[int, ...]
+    max_epoch: int
+    patience: int
+    optimizer: str
+    weight_decay: float
+    warmup: float
+    clip_norm: float
+    dropout: float
+    attention_dropout: float
+    head_dropout: float
+    max_positions: int | None
+    separator_token: int | None
+    select_fraction: float
+    select_seed: int
+    best_epoch: str
+    log_interval: int
+    length_bucket: int
+    device: str
+    amp: bool
+    threads: int
+
+    def config(self, lr: float, batch_size: int) -> dict[str, Any]:
+        """The `config` of one run."""
+        values = asdict(self)
+        del values["learning_rates"], values["batch_sizes"]
+        return {"lr": lr, "batch_size": batch_size, **values}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a protocol.
+
+    Attributes:
+        data: prepared folder; None = prepare from `glue`.
+        subset: train on so many examples (int) or such a part (float) only; None = all. Results say partial_data.
+        subset_seed: of `subset` and `fractions`; subsets of one seed are nested.
+        fractions: parts of the training data to repeat everything on.
+        metrics: what the task is judged by; None = what the data's task.json says.
+    """
+
+    name: str
+    data: Path | None
+    subset: int | float | None
+    subset_seed: int
+    fractions: tuple[float, ...]
+    metrics: tuple[str, ...] | None
+    training: Training
+
+
+@dataclass(frozen=True)
+class SuperTickets:
+    """Paper S, section 5: levels are parts of the heads, and of the FFNs, to prune."""
+
+    tasks: tuple[str, ...]
+    levels: tuple[float, ...]
+    keep: dict[str, tuple[str, ...]]  # task -> kinds of tickets
+    granularity: str
+    importance_limit: int | None
+    min_heads_per_layer: int
+    settings: str
+    predictions: bool
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Paper S, section 7: fine-tuned full models and super tickets of `source`, trained on parts of the targets."""
+
+    source: str
+    targets: tuple[str, ...]
+    fractions: tuple[float, ...]
+    methods: tuple[str, ...]
+    learning_rates: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Dominant:
+    """Paper D, section 3: L1 runs, extraction, and what is trained under the tickets found."""
+
+    tasks: tuple[str, ...]
+    l1_weight: float
+    l1_mode: str
+    l1_training: Training
+    sigma: float
+    top_k: tuple[int, ...]
+    methods: tuple[str, ...]
+    element_fraction: float
+    ticket_seed: str
+    training: Training
+    learning_rates: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A whole protocol file."""
+
+    path: Path
+    experiment: str
+    model_name: str
+    model: Path
+    glue: Path | None
+    tokenizer: Path
+    tasks: dict[str, Task]
+    seeds: tuple[int, ...]
+    super_tickets: SuperTickets | None
+    adaptation: Adaptation | None
+    dominant: Dominant | None
+    keep_checkpoints: bool
+
+
+def load_protocol(path: Path) -> Protocol:
+    """Read and check a protocol file.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key, task or metric, or a value out of its range; the message
+            names it and what is allowed.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read protocol {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"protocol {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    return protocol_from(content, path)
+
+
+def protocol_from(content: Any, path: Path) -> Protocol:
+    """Protocol from a file's content; see `load_protocol`."""
+    top = Section(content, str(path))
+    experiment = top.text("experiment")
+    if not experiment.replace("-", "").replace("_", "").replace(".", "").isalnum() or experiment.startswith("."):
+        raise UserError(f"{top.at('experiment')} is {experiment!r}; it names a folder: letters, digits, - _ and .")
+    model = top.section("model")
+    folder = model.path("path")
+    model_name = model.text("name", folder.name)
+    model.close()
+    glue = top.path("glue") if "glue" in top else None
+    tokenizer = top.path("tokenizer") if "tokenizer" in top else folder
+    seeds = top.several("seeds", None, lambda v, p: as_whole(v, p, 0)) if "seeds" in top else (1, 2, 3, 4, 5)
+    training_section = top.section("training")
+    _training(training_section)
+    training_section.close()
+    tasks = _tasks(top.section("tasks"), training_section, glue)
+    super_tickets = _super_tickets(top.section("super_tickets"), tasks) if "super_tickets" in top else None
+    adaptation = _adaptation(top.section("adaptation"), tasks, super_tickets) if "adaptation" in top else None
+    dominant = _dominant(top.section("dominant"), tasks, training_section) if "dominant" in top else None
+    keep_checkpoints = top.flag("keep_checkpoints", False)
+    if super_tickets is None and dominant is None:
+        top.raw("adaptation")
+        top.close()
+        raise UserError(f"{path} asks for nothing: it needs a section super_tickets or dominant")
+    top.close()
+    return Protocol(
+        path, experiment, model_name, folder, glue, tokenizer, tasks, seeds, super_tickets, adaptation, dominant,
+        keep_checkpoints,
+    )  # fmt: skip
+
+
+def _training(section: Section) -> Training:
+    return Training(
+        learning_rates=section.several(
+            "learning_rates", [5e-5, 1e-4, 2e-4], lambda v, p: as_number(v, p, 0, above=True)
+        ),
+        batch_sizes=section.several("batch_sizes", [8, 16, 32], lambda v, p: as_whole(v, p, 1)),
+        max_epoch=section.whole("max_epoch", 6, 1),
+        patience=section.whole("patience", 0, 0),
+        optimizer=section.choice("optimizer", "adamax", OPTIMIZERS),
+        weight_decay=section.number("weight_decay", 0.0, 0),
+        warmup=section.number("warmup", 0.1, 0, 1),
+        clip_norm=section.number("clip_norm", 1.0, 0),
+        dropout=section.number("dropout", 0.1, 0, 0.99),
+        attention_dropout=section.number("attention_dropout", 0.1, 0, 0.99),
+        head_dropout=section.number("head_dropout", 0.1, 0, 0.99),
+        max_positions=section.whole_or_none("max_positions", 2),
+        separator_token=section.whole_or_none("separator_token", 0),
+        select_fraction=section.number("select_fraction", 0.1, 0, 0.99, above=True),
+        select_seed=section.whole("select_seed", 1, 0),
+        best_epoch=section.choice("best_epoch", "select", ("select", "all")),
+        log_interval=section.whole("log_interval", 10, 1),
+        length_bucket=section.whole("length_bucket", 0, 0),
+        device=section.choice("device", "cpu", ("cpu", "cuda")),
+        amp=section.flag("amp", False),
+        threads=section.whole("threads", 1, 1),
+    )
+
+
+def _tasks(section: Section, training: Section, glue: Path | None) -> dict[str, Task]:
+    from fairseq_tickets.data.tasks import TASKS
+
+    tasks: dict[str, Task] = {}
+    for name in section.names():
+        own = Section(section.raw(name), section.at(name), training)
+        data = own.path("data") if "data" in own else None
+        if data is None and name not in TASKS:
+            raise UserError(
+                f"{section.place}: unknown task {name!r}; it must be one of {', '.join(TASKS)}, or have `data`: a "
+                "folder made by `fairseq-tickets prepare`"
+            )
+        if data is None and glue is None:
+            raise UserError(f"{section.at(name)} has no `data`, and the protocol has no `glue` folder to prepare it from")
+        subset: int | float | None = own.raw("subset")
+        if subset is not None:
+            whole = isinstance(subset, int) and subset != 1
+            subset = as_whole(subset, own.at("subset"), 1) if whole else own.number("subset", 1.0, 0, 1, above=True)
+        task = Task(
+            name,
+            data,
+            subset,
+            own.whole("subset_seed", 1, 0),
+            own.several("fractions", [1.0], lambda v, p: as_number(v, p, 0, 1, above=True)),
+            own.several("metrics", None, as_word(METRICS)) if "metrics" in own else None,
+            _training(own),
+        )
+        own.close()
+        tasks[name] = task
+    if not tasks:
+        raise UserError(f"{section.place} is empty; name at least one task")
+    return tasks
+
+
+def _super_tickets(section: Section, tasks: dict[str, Task]) -> SuperTickets:
+    chosen = section.several("tasks", list(tasks), as_word(tasks))
+    keep = section.raw("keep", list(KEEP))
+    if isinstance(keep, dict):
+        # task -> kinds; `default` for the others
+        own = Section(keep, section.at("keep"))
+        default = own.several("default", list(KEEP), as_word(KEEP))
+        by_task = {name: own.several(name, default, as_word(KEEP)) for name in chosen}
+        own.close()
+    else:
+        everywhere = section.several("keep", list(KEEP), as_word(KEEP))
+        by_task = dict.fromkeys(chosen, everywhere)
+    importance = section.section("importance")
+    granularity = importance.choice("granularity", "example", ("example", "token", "batch"))
+    limit = importance.whole_or_none("limit", 1)
+    importance.close()
+    made = SuperTickets(
+        tasks=chosen,
+        levels=section.several("levels", LEVELS, lambda v, p: as_number(v, p, 0)),
+        keep=by_task,
+        granularity=granularity,
+        importance_limit=limit,
+        min_heads_per_layer=section.whole("min_heads_per_layer", 0, 0),
+        settings=section.choice("settings", "best", ("best", "all")),
+        predictions=section.flag("predictions", False),
+    )
+    section.close()
+    return made
+
+
+def _adaptation(section: Section, tasks: dict[str, Task], super_tickets: SuperTickets | None) -> Adaptation:
+    source = as_word(tasks)(section.raw("source"), section.at("source"))
+    if super_tickets is None or source not in super_tickets.tasks or "winning" not in super_tickets.keep[source]:
+        raise UserError(
+            f"{section.at('source')}: {source} must be among the tasks of super_tickets, with winning tickets"
+        )
+    made = Adaptation(
+        source=source,
+        targets=section.several("targets", None, as_word([name for name in tasks if name != source])),
+        fractions=section.several(
+            "fractions", [0.001, 0.01, 0.1, 1.0], lambda v, p: as_number(v, p, 0, 1, above=True)
+        ),
+        methods=section.several("methods", ["full", "winning"], as_word(("full", "winning"))),
+        learning_rates=section.several("learning_rates", None, lambda v, p: as_number(v, p, 0, above=True))
+        if "learning_rates" in section
+        else None,
+    )
+    section.close()
+    return made
+
+
+def _dominant(section: Section, tasks: dict[str, Task], training: Section) -> Dominant:
+    l1 = Section(section.raw("l1"), section.at("l1"), training)
+    l1_weight = l1.number("weight", 1e-3, 0, above=True)
+    l1_mode = l1.choice("mode", "subgradient", ("subgradient", "proximal"))
+    l1_training = _training(l1)
+    l1.close()
+    own = Section(section.raw("training"), section.at("training"), training)
+    shared = _training(own)
+    own.close()
+    methods = section.several("methods", list(DOMINANT_METHODS), as_word(DOMINANT_METHODS))
+    rates = section.section("learning_rates")
+    by_method = {
+        method: rates.several(method, list(shared.learning_rates), lambda v, p: as_number(v, p, 0, above=True))
+        for method in methods
+    }
+    rates.close()
+    made = Dominant(
+        tasks=section.several("tasks", list(tasks), as_word(tasks)),
+        l1_weight=l1_weight,
+        l1_mode=l1_mode,
+        l1_training=l1_training,
+        sigma=section.number("sigma", 5e-5, 0, above=True),
+        top_k=section.several("top_k", [1, 3], lambda v, p: as_whole(v, p, 1)),
+        methods=methods,
+        element_fraction=section.number("element_fraction", 0.05, 0, 0.99, above=True),
+        ticket_seed=section.choice("ticket_seed", "same", ("same", "first")),
+        training=shared,
+        learning_rates=by_method,
+    )
+    section.close()
+    return made

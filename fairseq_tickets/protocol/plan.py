@@ -1,0 +1,364 @@
+"""From a protocol and the results there are to the runs it asks for.
+
+What can't be known yet is left out and counted: which learning rate and batch size tickets use (best full model on the
+part of dev kept for selection), and which winning ticket is the super ticket (the same, of its rewinding runs). The plan
+is made again after every run, so that it grows; it depends on results alone, never on the order in which they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fairseq_tickets.analysis.results import Result, super_tickets, tuned
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.config import Protocol, Task, Training
+from fairseq_tickets.protocol.inputs import Data, Model
+from fairseq_tickets.protocol.runs import EXTRACT, L1, PREPARE, SCORE, TRAIN, Run, make_run
+
+
+@dataclass
+class Plan:
+    """Runs in the order to be run, and how many more there will be that depend on results."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    undecided: int = 0
+
+    def add(self, run: Run) -> Run:
+        """Add a run; one that is there already is kept, and saves and predicts if either does."""
+        known = self.runs.get(run.key)
+        if known is None:
+            self.runs[run.key] = run
+        elif (run.saves, run.predicts) != (known.saves, known.predicts):
+            self.runs[run.key] = replace(
+                known, saves=run.saves or known.saves, predicts=run.predicts or known.predicts
+            )
+        return self.runs[run.key]
+
+
+class Planner:
+    """Makes plans for one protocol.
+
+    Args:
+        data: of every task.
+        folder: where the runs are: the folder of a run is folder / key.
+    """
+
+    def __init__(self, protocol: Protocol, model: Model, data: Mapping[str, Data], folder: Path) -> None:
+        self.protocol, self.model, self.data, self.folder = protocol, model, data, folder
+
+    def plan(self, results: Mapping[str, Result]) -> Plan:
+        """All runs that are known, given finished training runs (key -> result)."""
+        plan = Plan()
+        if self.protocol.super_tickets is not None:
+            self._super_tickets(plan, results)
+        if self.protocol.adaptation is not None:
+            self._adaptation(plan, results)
+        if self.protocol.dominant is not None:
+            self._dominant(plan, results)
+        return plan
+
+    def _super_tickets(self, plan: Plan, results: Mapping[str, Result]) -> None:
+        section = self.protocol.super_tickets
+        assert section is not None
+        cells = [(self.protocol.tasks[name], f) for name in section.tasks for f in self.protocol.tasks[name].fractions]
+        settings: dict[tuple[str, float], Sequence[tuple[float, int]] | None] = {}
+        for task, fraction in cells:
+            full = self._full_runs(plan, task, task.training, fraction, section.predictions, saves=True)
+            chosen: Sequence[tuple[float, int]] | None = list(full)
+            if section.settings == "best" and len(full) > 1:
+                best = best_setting(full, results)
+                chosen = None if best is None else [best]
+            settings[task.name, fraction] = chosen
+        for task, fraction in cells:
+            chosen = settings[task.name, fraction]
+            count = len(self.protocol.seeds) * (1 + len(section.levels) * len(section.keep[task.name]))
+            if chosen is None:
+                plan.undecided += count
+                continue
+            for lr, batch_size in chosen:
+                for seed in self.protocol.seeds:
+                    self._tickets(plan, task, fraction, lr, batch_size, seed)
+
+    def _full_runs(
+        self, plan: Plan, task: Task, training: Training, fraction: float, predictions: bool, saves: bool
+    ) -> dict[tuple[float, int], list[Run]]:
+        found: dict[tuple[float, int], list[Run]] = {}
+        for batch_size in training.batch_sizes:
+            for lr in training.learning_rates:
+                for seed in self.protocol.seeds:
+                    run = self._train(
+                        plan, task, training, lr, batch_size, seed, fraction, "full", predictions=predictions, saves=saves
+                    )
+                    found.setdefault((lr, batch_size), []).append(run)
+        return found
+
+    def _tickets(self, plan: Plan, task: Task, fraction: float, lr: float, batch_size: int, seed: int) -> None:
+        section, training = self.protocol.super_tickets, task.training
+        assert section is not None
+        full = self._train(
+            plan, task, training, lr, batch_size, seed, fraction, "full", predictions=section.predictions, saves=True
+        )
+        score = self._score(plan, task, full)
+        adapted = self.protocol.adaptation is not None and self.protocol.adaptation.source == task.name
+        for keep in section.keep[task.name]:
+            for level in section.levels:
+                ticket = {
+                    "scores": score.key,
+                    "keep": keep,
+                    "level": level,
+                    "seed": seed,
+                    "min_heads_per_layer": section.min_heads_per_layer,
+                }
+                self._train(
+                    plan, task, training, lr, batch_size, seed, fraction, keep,
+                    level=level, ticket=ticket, needs=(score.key,),
+                    told={"scores": str(self.folder / score.key / "scores.npz")},
+                    predictions=section.predictions and keep == "winning",
+                    saves=adapted and keep == "winning" and fraction == 1.0,
+                )  # fmt: skip
+
+    def _score(self, plan: Plan, task: Task, full: Run) -> Run:
+        section = self.protocol.super_tickets
+        assert section is not None
+        what = {
+            "task": task.name,
+            "seed": full.what["seed"],
+            "fraction": full.what["fraction"],
+            "config": full.what["config"],
+            "full": full.key,
+            "granularity": section.granularity,
+            "limit": section.importance_limit,
+        }
+        run = make_run(
+            SCORE,
+            what,
+            told={"checkpoint": str(self.folder / full.key / "checkpoint.pt"), "data": full.told["data"]},
+            needs=(full.key,),
+            takes_checkpoint=(full.key,),
+        )
+        return plan.add(run)
+
+    def _adaptation(self, plan: Plan, results: Mapping[str, Result]) -> None:
+        section, tickets = self.protocol.adaptation, self.protocol.super_tickets
+        assert section is not None and tickets is not None
+        source = self.protocol.tasks[section.source]
+        of_source = [run for run in plan.runs.values() if run.kind == TRAIN and run.what["task"] == source.name]
+        of_source = [run for run in of_source if run.what["fraction"] == 1.0]
+        settings = {(run.what["config"]["lr"], run.what["config"]["batch_size"]) for run in of_source}
+        for seed in self.protocol.seeds:
+            own = [run for run in of_source if run.what["seed"] == seed]
+            for method in section.methods:
+                parent = None
+                rivals = [run for run in own if run.what["method"] == method]
+                if method == "winning":
+                    expected = len(tickets.levels)
+                    if len(rivals) >= expected and all(run.key in results for run in rivals):
+                        best = best_result(super_tickets(results[run.key] for run in rivals))
+                        parent = plan.runs[best.key]
+                elif len(rivals) == 1 or all(run.key in results for run in rivals):
+                    parent = rivals[0] if len(settings) == 1 else plan.runs[best_result(results[r.key] for r in rivals).key]
+                for name in section.targets:
+                    self._adapt(plan, self.protocol.tasks[name], method, seed, parent)
+
+    def _adapt(self, plan: Plan, task: Task, method: str, seed: int, parent: Run | None) -> None:
+        section = self.protocol.adaptation
+        assert section is not None
+        rates = section.learning_rates or task.training.learning_rates
+        for fraction in section.fractions:
+            for batch_size in task.training.batch_sizes:
+                for lr in rates:
+                    if parent is None:
+                        plan.undecided += 1
+                        continue
+                    self._train(
+                        plan, task, task.training, lr, batch_size, seed, fraction, method,
+                        level=parent.what["level"], needs=(parent.key,), start=parent, source_task=section.source,
+                    )  # fmt: skip
+
+    def _dominant(self, plan: Plan, results: Mapping[str, Result]) -> None:
+        section = self.protocol.dominant
+        assert section is not None
+        for name in section.tasks:
+            task = self.protocol.tasks[name]
+            extracts = {seed: self._extract(plan, task, seed) for seed in self._ticket_seeds()}
+            for method in section.methods:
+                counts: Iterable[int | None] = section.top_k if method in ("dominant", "random_dimensions") else (None,)
+                for top_k in counts:
+                    for batch_size in section.training.batch_sizes:
+                        for lr in section.learning_rates[method]:
+                            for seed in self.protocol.seeds:
+                                extract = extracts[seed if section.ticket_seed == "same" else self.protocol.seeds[0]]
+                                self._dominant_run(plan, task, method, top_k, lr, batch_size, seed, extract)
+
+    def _ticket_seeds(self) -> Sequence[int]:
+        assert self.protocol.dominant is not None
+        return self.protocol.seeds if self.protocol.dominant.ticket_seed == "same" else self.protocol.seeds[:1]
+
+    def _extract(self, plan: Plan, task: Task, seed: int) -> Run:
+        section = self.protocol.dominant
+        assert section is not None
+        training = section.l1_training
+        lr, batch_size = training.learning_rates[0], training.batch_sizes[0]
+        what = self._what(task, training, lr, batch_size, seed, 1.0)
+        found = plan.add(
+            make_run(
+                L1,
+                {**what, "l1_weight": section.l1_weight, "l1_mode": section.l1_mode},
+                told=self._told(task),
+                needs=self._prepare(plan, task),
+                saves=True,
+            )
+        )
+        return plan.add(
+            make_run(
+                EXTRACT,
+                {
+                    "task": task.name,
+                    "seed": seed,
+                    "config": what["config"],
+                    "l1": found.key,
+                    "sigma": section.sigma,
+                    "top_k": max(section.top_k),
+                    "l1_weight": section.l1_weight,
+                },
+                told={"finetuned": str(self.folder / found.key / "checkpoint.pt"), "pretrained": str(self.model.checkpoint)},
+                needs=(found.key,),
+                takes_checkpoint=(found.key,),
+            )
+        )
+
+    def _dominant_run(
+        self, plan: Plan, task: Task, method: str, top_k: int | None, lr: float, batch_size: int, seed: int, extract: Run
+    ) -> None:
+        section = self.protocol.dominant
+        assert section is not None
+        if method in ("dominant", "random_dimensions"):
+            ticket = {"extract": extract.key, "top_k": top_k, "seed": seed if method != "dominant" else None}
+            needs, told = (extract.key,), {"ticket": str(self.folder / extract.key / "ticket.json")}
+        elif method == "random_elements":
+            ticket, needs, told = {"elements": section.element_fraction, "seed": seed}, (), {}
+        else:
+            ticket, needs, told = None, (), {}
+        self._train(
+            plan, task, section.training, lr, batch_size, seed, 1.0, method,
+            top_k=top_k, ticket=ticket, needs=needs, told=told,
+        )  # fmt: skip
+
+    def _train(
+        self,
+        plan: Plan,
+        task: Task,
+        training: Training,
+        lr: float,
+        batch_size: int,
+        seed: int,
+        fraction: float,
+        method: str,
+        level: float | None = None,
+        top_k: int | None = None,
+        ticket: Mapping[str, Any] | None = None,
+        start: Run | None = None,
+        source_task: str | None = None,
+        needs: tuple[str, ...] = (),
+        told: Mapping[str, Any] | None = None,
+        predictions: bool = False,
+        saves: bool = False,
+    ) -> Run:
+        what = self._what(task, training, lr, batch_size, seed, fraction)
+        what.update(method=method, level=level, top_k=top_k, ticket=None if ticket is None else dict(ticket))
+        what.update(source_task=source_task, start=None if start is None else start.key)
+        extra = dict(self._told(task), **(told or {}))
+        if start is not None:
+            extra["start"] = str(self.folder / start.key / "checkpoint.pt")
+        run = make_run(
+            TRAIN,
+            what,
+            told=extra,
+            needs=(*self._prepare(plan, task), *needs),
+            takes_checkpoint=() if start is None else (start.key,),
+            saves=saves,
+            predicts=predictions,
+        )
+        return plan.add(run)
+
+    def _what(
+        self, task: Task, training: Training, lr: float, batch_size: int, seed: int, fraction: float
+    ) -> dict[str, Any]:
+        config = training.config(lr, batch_size)
+        config["max_positions"] = min(config["max_positions"] or self.model.positions, self.model.positions)
+        data = self.data[task.name].inputs
+        return {
+            "model": self.model.inputs["model"]["sha256"],
+            "data": {role: entry["sha256"] for role, entry in sorted(data.items())},
+            "task": task.name,
+            "metrics": None if task.metrics is None else list(task.metrics),
+            "subset": task.subset,
+            "subset_seed": task.subset_seed,
+            "fraction": fraction,
+            "seed": seed,
+            "config": config,
+        }
+
+    def _told(self, task: Task) -> dict[str, Any]:
+        return {
+            "experiment": self.protocol.experiment,
+            "model_name": self.protocol.model_name,
+            "checkpoint": str(self.model.checkpoint),
+            "data": str(self.data[task.name].folder),
+            "inputs": {**self.model.inputs, **self.data[task.name].inputs},
+        }
+
+    def _prepare(self, plan: Plan, task: Task) -> tuple[str, ...]:
+        data = self.data[task.name]
+        if data.source is None:
+            return ()
+        what = {"task": task.name, "inputs": {role: entry["sha256"] for role, entry in sorted(data.inputs.items())}}
+        run = make_run(PREPARE, what, told={**data.source, "folder": str(data.folder)})
+        return (plan.add(run).key,)
+
+
+def best_setting(full: Mapping[tuple[float, int], Sequence[Run]], results: Mapping[str, Result]) -> tuple[float, int] | None:
+    """Learning rate and batch size with the best mean `select` score over seeds, the one that tables show for the full
+    model; None before all have run."""
+    runs = [run for group in full.values() for run in group]
+    if any(run.key not in results for run in runs):
+        return None
+    config = tuned(results[run.key] for run in runs)[0].config
+    return config["lr"], config["batch_size"]
+
+
+def best_result(results: Iterable[Result]) -> Result:
+    """The result with the best `select` score; ties go to the smaller level, then by key."""
+    return min(results, key=lambda r: (-r.score("select"), r.level or 0.0, r.key))
+
+
+def check_levels(protocol: Protocol, model: Model) -> None:
+    """Refuse levels that prune nothing or everything of this model, before anything runs.
+
+    Raises:
+        UserError: naming the level, or a min_heads_per_layer that leaves too little to prune.
+    """
+    from fairseq_tickets.super_ticket.pruning import prune_count
+
+    section = protocol.super_tickets
+    if section is None:
+        return
+    place = f"{protocol.path}: super_tickets: levels"
+    layers, heads = model.shape.layers, model.shape.heads
+    for level in section.levels:
+        if level >= 1:
+            raise UserError(f"{place}: {level:g} prunes everything; a level must be less than 1 (0.2 prunes 20 %)")
+        head_count, ffn_count = prune_count(level, layers * heads, place), prune_count(level, layers, place)
+        if head_count + ffn_count == 0:
+            raise UserError(
+                f"{place}: {level:g} prunes nothing: the model has {layers * heads} heads and {layers} FFNs, and "
+                f"{level:g} of either is less than one"
+            )
+        if head_count > layers * (heads - section.min_heads_per_layer):
+            raise UserError(
+                f"{protocol.path}: super_tickets: min_heads_per_layer {section.min_heads_per_layer} leaves too few heads "
+                f"to prune at level {level:g}"
+            )

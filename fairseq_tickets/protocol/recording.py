@@ -1,0 +1,122 @@
+"""What fairseq-train logs while it runs in this process: the training curve and every evaluation, unrounded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fairseq_tickets.super_ticket.pruning import weight_remaining
+
+METRIC_NAMES = ("loss", "accuracy", "f1", "mcc", "pearson", "spearman", "score")
+PARTS = ("", "_select", "_report")
+
+
+class Recorder(logging.Handler):
+    """A context in which evaluations (by the task's hook `post_validate`) and logged updates are collected.
+
+    Args:
+        best_metric: what the best epoch is chosen by.
+        splits: names of the evaluated splits, in the order fairseq evaluates them.
+
+    Attributes:
+        epochs: one entry an epoch, as in the result file.
+        curve: training loss and accuracy since the last entry, by update.
+        trainable, total: numbers of parameters; see `_count`.
+    """
+
+    def __init__(self, best_metric: str, splits: Sequence[str]) -> None:
+        super().__init__()
+        self.best_metric, self.splits = best_metric, splits
+        self.epochs: list[dict[str, Any]] = []
+        self.curve: list[dict[str, float]] = []
+        self.trainable = self.total = 0
+        self._encoder_size: tuple[int, int] | None = None
+        self._evaluations: list[dict[str, float]] = []
+        self._updates = 0
+
+    def __enter__(self) -> Recorder:
+        from fairseq_tickets.plugin.task import TicketSentencePredictionTask
+
+        recorder = self
+
+        def post_validate(task: Any, model: Any, stats: dict[str, Any], agg: Any) -> None:
+            recorder._evaluated(model, stats)
+
+        self._task: Any = TicketSentencePredictionTask
+        self._task.post_validate = post_validate
+        self._logger = logging.getLogger("fairseq.logging.progress_bar")
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        del self._task.post_validate
+        self._logger.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by fairseq's progress bar, one JSON object a line, under the name of what it is about."""
+        if record.name not in ("train_inner", "train"):
+            return
+        values = json.loads(record.getMessage())
+        if record.name == "train_inner":
+            point = {"update": int(values["num_updates"]), "train_loss": float(values["loss"])}
+            if "accuracy" in values:
+                point["train_accuracy"] = float(values["accuracy"])
+            self.curve.append(point)
+        else:
+            self._end_of_epoch(values)
+
+    def best_epoch(self) -> dict[str, Any]:
+        """The epoch with the best score; of equals the last, as fairseq keeps its checkpoint."""
+        best = self.epochs[0]
+        for epoch in self.epochs:
+            if epoch["valid"][self.best_metric] >= best["valid"][self.best_metric]:
+                best = epoch
+        return best
+
+    def weight_remaining(self, ticket: Any) -> dict[str, float]:
+        """Part of the weights a super ticket leaves; 1 for every other model."""
+        from fairseq_tickets.tickets import SuperTicket
+
+        if not isinstance(ticket, SuperTicket) or self._encoder_size is None:
+            return {"encoder": 1.0, "without_embeddings": 1.0}
+        return weight_remaining(ticket.shape, ticket, *self._encoder_size)
+
+    def _evaluated(self, model: Any, stats: dict[str, Any]) -> None:
+        if not self.total:
+            self._count(model)
+        wanted = [name + part for name in METRIC_NAMES for part in PARTS]
+        values = {name: float(stats[name]) for name in wanted if name in stats and math.isfinite(float(stats[name]))}
+        self._updates = int(stats["num_updates"])
+        self._evaluations.append(values)
+
+    def _end_of_epoch(self, logged: dict[str, str]) -> None:
+        """fairseq logs an epoch after it has evaluated it."""
+        if not self._evaluations:
+            return
+        valid = self._evaluations[0]
+        for name, values in zip(self.splits[1:], self._evaluations[1:]):
+            suffix = "_mm" if name == "valid1" else f"_{name}"
+            valid = {**valid, **{metric + suffix: values[metric] for metric in ("accuracy", "loss") if metric in values}}
+        self.epochs.append(
+            {
+                "epoch": int(logged["epoch"]),
+                "updates": self._updates,
+                "train_loss": float(logged["train_loss"]),
+                "valid": valid,
+            }
+        )
+        self._evaluations = []
+
+    def _count(self, model: Any) -> None:
+        """Parameters of encoder and task head: the language-model head is never used, and split-off columns of a matrix
+        stand for what is counted in the matrix already."""
+        encoder = model.encoder.sentence_encoder
+        self._encoder_size = (encoder.embed_tokens.weight.shape[0], encoder.embed_positions.weight.shape[0])
+        for name, parameter in model.named_parameters():
+            if ".lm_head." in name:
+                continue
+            self.trainable += parameter.numel() if parameter.requires_grad else 0
+            self.total += 0 if name.endswith(".columns") else parameter.numel()
