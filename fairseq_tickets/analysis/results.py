@@ -191,7 +191,8 @@ def signature(results: Sequence[Result]) -> str:
         for name, version in result.versions.items():
             versions.setdefault(str(name), set()).add(str(version))
     configs = sorted({json.dumps(dict(r.config), sort_keys=True, default=str) for r in results})
-    partial = sorted({r.task for r in results if r.partial_data})
+    subsets = {(r.task, r.config["subset"]) for r in results if r.config.get("subset") is not None}
+    partial = sorted({r.task for r in results if r.partial_data} | {f"{task} subset {n}" for task, n in subsets})
     parts = [
         f"runs={len(results)}",
         f"seeds={','.join(str(seed) for seed in sorted({r.seed for r in results}))}",

@@ -143,3 +143,9 @@ def test_signature_tells_runs_apart():
     assert text.startswith("runs=2|seeds=1,2|data=partial (RTE)|fairseq_tickets=0.1.0|torch=2.13.0|config=")
     assert results.signature([one]).split("|config=")[1] != text.split("|config=")[1]
     assert "data=whole" in results.signature([one])
+
+
+def test_signature_names_subsets():
+    """A task trained on a fixed subset is not on whole data, whatever its files say."""
+    text = results.signature([load(result(task="SST-2", config={"lr": 1, "subset": 6000})), load(result())])
+    assert "|data=partial (SST-2 subset 6000)|" in text
