@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     import torch
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     output = _writable(args.output)
     worker, device = _join_workers(args.cpu)

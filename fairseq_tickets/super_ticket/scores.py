@@ -90,7 +90,7 @@ class ImportanceScores:
             UserError: missing, damaged or cut, not a scores file, another version, wrong shapes, or pickled.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in ("heads", "ffn", "examples", "provenance")}
         except OSError as error:
             raise UserError(f"cannot read scores file {path}: {error.strerror or error}") from error

@@ -125,10 +125,11 @@ def write_data(
             labels.add_item(torch.tensor([4 + int(ids[0]) % classes, words.eos()]))
             scores.append(f"{int(ids[0]) % classes + 0.25 * (length % 3):.2f}")
         inputs.finalize(str(folder / "input0" / f"{split}.idx"))
+        labels.finalize(str(folder / "label" / f"{split}.idx"))
         if regression:
             (folder / "label" / f"{split}.label").write_text("\n".join(scores) + "\n")
-        else:
-            labels.finalize(str(folder / "label" / f"{split}.idx"))
+            for path in (folder / "label").glob(f"{split}.[bi]*"):
+                path.unlink()
     known = {
         "format": "fairseq-tickets/task",
         "version": 1,
