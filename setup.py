@@ -17,26 +17,29 @@ from setuptools.command.editable_wheel import editable_wheel
 ROOT = Path(__file__).resolve().parent
 PTH_NAME = "fairseq_tickets.pth"
 
-HOOK = '''
-import sys
+# Runs at every start, so it is short. LOAD is only compiled when one of the three packages is imported.
+HOOK = """
 class FairseqTicketsHook:
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         if name in ("fairseq", "hydra", "omegaconf") and cls in sys.meta_path:
             sys.meta_path.remove(cls)
-            import os
-            from importlib import util
-            package = util.find_spec("fairseq_tickets")
-            compat = package and package.origin and os.path.join(os.path.dirname(package.origin), "compat.py")
-            if compat and os.path.isfile(compat):
-                spec = util.spec_from_file_location("_fairseq_tickets_compat", compat)
-                module = sys.modules[spec.name] = util.module_from_spec(spec)
-                spec.loader.exec_module(module)
-                module.install()
+            exec(load)
 sys.meta_path.insert(0, FairseqTicketsHook)
-'''
+"""
+LOAD = """
+import os
+from importlib import util
+package = util.find_spec("fairseq_tickets")
+compat = package and package.origin and os.path.join(os.path.dirname(package.origin), "compat.py")
+if compat and os.path.isfile(compat):
+    spec = util.spec_from_file_location("_fairseq_tickets_compat", compat)
+    module = sys.modules[spec.name] = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.install()
+"""
 ONCE = '"FairseqTicketsHook" in [getattr(finder, "__name__", "") for finder in sys.meta_path]'  # venvs read .pth twice
-PTH = f"import sys; {ONCE} or exec({HOOK.strip()!r}, {{}})\n"
+PTH = f"import sys; {ONCE} or exec({HOOK!r}, dict(sys=sys, load={LOAD!r}))\n"
 
 
 class BuildWithHook(build_py):

@@ -25,9 +25,9 @@ def hook_source() -> str:
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("HOOK", "ONCE"):
+            if name in ("HOOK", "LOAD", "ONCE"):
                 names[name] = ast.literal_eval(node.value)
-    return f"import sys; {names['ONCE']} or exec({names['HOOK'].strip()!r}, {{}})\n"
+    return f"import sys; {names['ONCE']} or exec({names['HOOK']!r}, dict(sys=sys, load={names['LOAD']!r}))\n"
 
 
 def test_hook_is_one_line_that_site_runs() -> None:
