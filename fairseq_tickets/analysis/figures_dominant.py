@@ -21,6 +21,7 @@ from fairseq_tickets.analysis.figure_style import (
     new_figure,
     styled,
 )
+from fairseq_tickets.analysis.glue_tasks import metrics_of, task_score
 from fairseq_tickets.analysis.results import Result, tuned
 from fairseq_tickets.analysis.statistics import spread
 from fairseq_tickets.analysis.table_parts import tasks_in
@@ -182,6 +183,9 @@ def training_curves(results: Sequence[Result]) -> Figure:
             for axis, name in zip(row, ("Training loss", "Training accuracy (%)", "Validation score (%)")):
                 axis.set_ylabel(name)
                 axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4), useMathText=True)
+                axis.xaxis.get_major_locator().set_params(integer=True)
+                if not axis.get_lines():
+                    axis.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axis.transAxes)
             row[1].set_title(task, fontweight="bold")
         for axis in grid[-1]:
             axis.set_xlabel("Updates")
@@ -206,10 +210,10 @@ def _curves(axes: Sequence[Any], runs: Sequence[Result], style: dict[str, Any]) 
 
 
 def _validation(run: Result) -> list[tuple[float, float]]:
-    names = [name for name in run.scores["all"] if all(name in e.get("valid", {}) for e in run.epochs)]
-    if not names:
-        return []
-    return [(e["updates"], 100 * spread([e["valid"][n] for n in names]).mean) for e in run.epochs if "updates" in e]
+    """Updates and task score (points) of the epochs that were validated."""
+    names = metrics_of(run.task, run.scores["all"])
+    logged = [e for e in run.epochs if "updates" in e and all(name in e.get("valid", {}) for name in names)]
+    return [(e["updates"], 100 * task_score(run.task, {n: e["valid"][n] for n in names})) for e in logged if names]
 
 
 def _plot(axis: Any, lines: Sequence[Sequence[tuple[float, float]]], style: dict[str, Any]) -> None:

@@ -37,13 +37,14 @@ SINGLE_METRIC = {"CoLA": "mcc", "STS-B": "pearson"}
 
 
 def metrics_of(task: str, scores: Mapping[str, float] | None = None) -> tuple[str, ...]:
-    """Metrics of `task`; for a task that GLUE does not know, those that `scores` holds.
+    """Metrics of `task`; for a task that GLUE does not know, accuracy, or what `scores` holds.
 
     MNLI's mismatched accuracy is left out where `scores` lacks it.
     """
     names = METRICS.get(task)
     if names is None:
-        return tuple(name for name in HEADINGS if scores is not None and name in scores)
+        present = tuple(name for name in HEADINGS if scores is not None and name in scores)
+        return ("accuracy",) if "accuracy" in present else present
     if scores is not None and "accuracy_mm" not in scores:
         names = tuple(name for name in names if name != "accuracy_mm")
     return names

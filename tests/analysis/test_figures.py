@@ -108,8 +108,9 @@ def test_out_weighted_bins_show_the_largest():
 def test_training_curves_are_means_where_all_seeds_train():
     curve = [{"update": u, "train_loss": 1 / u, "train_accuracy": 0.5} for u in (1, 2, 4)]
     shorter = [{"update": u, "train_loss": 3 / u, "train_accuracy": 0.7} for u in (1, 2)]
-    epochs = [{"epoch": 1, "updates": 4, "valid": {"accuracy": 0.7}}]
-    more = {"method": "dominant", "top_k": 1, "epochs": epochs, "best_epoch": 1}
+    epochs = [{"epoch": 1, "updates": 4, "valid": {"loss": 9.0, "accuracy": 0.7, "mcc": 0.1}}]
+    scores = {"all": {"accuracy": 0.7, "mcc": 0.1}, "select": {"accuracy": 0.7}}  # RTE is judged by accuracy alone
+    more = {"method": "dominant", "top_k": 1, "epochs": epochs, "best_epoch": 1, "scores": scores}
     figure = figures_dominant.training_curves(
         runs(result(seed=1, curve=curve, **more), result(seed=2, curve=shorter, **more))
     )
