@@ -22,20 +22,24 @@ Run a whole experiment of a paper: fine-tune, score, prune, rewind, select, for 
   fairseq-tickets run examples/super_tickets/protocol/quick.yaml --workers 2
   fairseq-tickets table 1 runs/quick/results
 
-Every training run writes one result file, OUTPUT/EXPERIMENT/KEY/result.json; its key is the hash of what determines the
-result: configuration, seed, checksums of model and data. Runs that are finished are not done again, so that the same call
-goes on after whatever stopped it, with the same results as if nothing had. OUTPUT/EXPERIMENT/results/ holds the results of
-this protocol side by side, for `table` and `plot`.
+Every training run writes one result file, OUTPUT/EXPERIMENT/KEY/result.json; its key is the hash of what determines
+the result: configuration, seed, checksums of model and data. Runs that are finished are not done again, so that the
+same call goes on after whatever stopped it, with the same results as if nothing had. OUTPUT/EXPERIMENT/results/ holds
+the results of this protocol side by side, for `table` and `plot`.
 
 The keys of the file and their defaults are explained in fairseq_tickets/protocol/config.py; unknown ones are refused."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("protocol", metavar="FILE", type=Path, help="protocol file (YAML)")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    parser.add_argument("protocol", metavar="FILE", type=Path, help="protocol file")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("runs"), help="folder of runs (default: runs)"
+    )
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs with an estimate of the time; run nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the runs with an estimate of the time; run nothing"
+    )
     parser.add_argument(
         "--rerun-changed",
         action="store_true",
@@ -82,7 +86,9 @@ def text(status: Status, listed: bool) -> str:
             else f"time left: {duration(seconds)} of one worker, judged by finished runs"
         )
     if status.strangers:
-        lines.append(f"{status.strangers} finished runs in {status.folder} are not of this protocol; they are left alone")
+        lines.append(
+            f"{status.strangers} finished runs in {status.folder} are not of this protocol; they are left alone"
+        )
     if status.collected:
         lines.append(f"{status.collected} results in {status.folder / 'results'}")
     return "\n".join(lines)

@@ -257,7 +257,9 @@ def _tasks(section: Section, training: Section, glue: Path | None) -> dict[str, 
                 "folder made by `fairseq-tickets prepare`"
             )
         if data is None and glue is None:
-            raise UserError(f"{section.at(name)} has no `data`, and the protocol has no `glue` folder to prepare it from")
+            raise UserError(
+                f"{section.at(name)} has no `data`, and the protocol has no `glue` folder to prepare it from"
+            )
         subset: int | float | None = own.raw("subset")
         if subset is not None:
             whole = isinstance(subset, int) and subset != 1

@@ -118,7 +118,9 @@ class Experiment:
         self.store.check_inputs(self._inputs, rerun=False)
         return self._status(self.plan(), 0)
 
-    def run(self, workers: int, update: Update, rerun_changed: bool = False, executor: Executor | None = None) -> Status:
+    def run(
+        self, workers: int, update: Update, rerun_changed: bool = False, executor: Executor | None = None
+    ) -> Status:
         """Do what is missing.
 
         Args:
@@ -191,7 +193,7 @@ def _seconds(folder: Path) -> list[tuple[Mapping[str, Any], float]]:
 
 
 def _estimate(run: Run, finished: list[tuple[Mapping[str, Any], float]]) -> float | None:
-    """Mean of the finished runs most like this one: same task, data and settings; else same task. None if there are none.
+    """Mean of the finished runs most like this one: same task, data and settings; else same task; None without any.
 
     Runs that are not training are short beside it and count as nothing.
     """

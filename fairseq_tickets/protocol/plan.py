@@ -1,8 +1,8 @@
 """From a protocol and the results there are to the runs it asks for.
 
-What can't be known yet is left out and counted: which learning rate and batch size tickets use (best full model on the
-part of dev kept for selection), and which winning ticket is the super ticket (the same, of its rewinding runs). The plan
-is made again after every run, so that it grows; it depends on results alone, never on the order in which they came.
+What can't be known yet is left out and counted: which learning rate and batch size tickets use (best full model on
+the part of dev kept for selection), and which winning ticket is the super ticket (the same, of its rewinding runs). The
+plan is made again after every run, so that it grows; it depends on results alone, not on the order in which they came.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ class Planner:
             for lr in training.learning_rates:
                 for seed in self.protocol.seeds:
                     run = self._train(
-                        plan, task, training, lr, batch_size, seed, fraction, "full", predictions=predictions, saves=saves
-                    )
+                        plan, task, training, lr, batch_size, seed, fraction, "full",
+                        predictions=predictions, saves=saves,
+                    )  # fmt: skip
                     found.setdefault((lr, batch_size), []).append(run)
         return found
 
@@ -156,10 +157,11 @@ class Planner:
                 if method == "winning":
                     expected = len(tickets.levels)
                     if len(rivals) >= expected and all(run.key in results for run in rivals):
-                        best = best_result(super_tickets(results[run.key] for run in rivals))
-                        parent = plan.runs[best.key]
+                        parent = plan.runs[best_result(super_tickets(results[run.key] for run in rivals)).key]
                 elif len(rivals) == 1 or all(run.key in results for run in rivals):
-                    parent = rivals[0] if len(settings) == 1 else plan.runs[best_result(results[r.key] for r in rivals).key]
+                    parent = rivals[0]
+                    if len(settings) > 1:
+                        parent = plan.runs[best_result(results[run.key] for run in rivals).key]
                 for name in section.targets:
                     self._adapt(plan, self.protocol.tasks[name], method, seed, parent)
 
@@ -224,24 +226,36 @@ class Planner:
                     "top_k": max(section.top_k),
                     "l1_weight": section.l1_weight,
                 },
-                told={"finetuned": str(self.folder / found.key / "checkpoint.pt"), "pretrained": str(self.model.checkpoint)},
+                told={
+                    "finetuned": str(self.folder / found.key / "checkpoint.pt"),
+                    "pretrained": str(self.model.checkpoint),
+                },
                 needs=(found.key,),
                 takes_checkpoint=(found.key,),
             )
         )
 
     def _dominant_run(
-        self, plan: Plan, task: Task, method: str, top_k: int | None, lr: float, batch_size: int, seed: int, extract: Run
+        self,
+        plan: Plan,
+        task: Task,
+        method: str,
+        top_k: int | None,
+        lr: float,
+        batch_size: int,
+        seed: int,
+        extract: Run,
     ) -> None:
         section = self.protocol.dominant
         assert section is not None
+        ticket: dict[str, Any] | None = None
+        needs: tuple[str, ...] = ()
+        told: dict[str, Any] = {}
         if method in ("dominant", "random_dimensions"):
             ticket = {"extract": extract.key, "top_k": top_k, "seed": seed if method != "dominant" else None}
             needs, told = (extract.key,), {"ticket": str(self.folder / extract.key / "ticket.json")}
         elif method == "random_elements":
-            ticket, needs, told = {"elements": section.element_fraction, "seed": seed}, (), {}
-        else:
-            ticket, needs, told = None, (), {}
+            ticket = {"elements": section.element_fraction, "seed": seed}
         self._train(
             plan, task, section.training, lr, batch_size, seed, 1.0, method,
             top_k=top_k, ticket=ticket, needs=needs, told=told,
@@ -320,7 +334,9 @@ class Planner:
         return (plan.add(run).key,)
 
 
-def best_setting(full: Mapping[tuple[float, int], Sequence[Run]], results: Mapping[str, Result]) -> tuple[float, int] | None:
+def best_setting(
+    full: Mapping[tuple[float, int], Sequence[Run]], results: Mapping[str, Result]
+) -> tuple[float, int] | None:
     """Learning rate and batch size with the best mean `select` score over seeds, the one that tables show for the full
     model; None before all have run."""
     runs = [run for group in full.values() for run in group]
@@ -359,6 +375,6 @@ def check_levels(protocol: Protocol, model: Model) -> None:
             )
         if head_count > layers * (heads - section.min_heads_per_layer):
             raise UserError(
-                f"{protocol.path}: super_tickets: min_heads_per_layer {section.min_heads_per_layer} leaves too few heads "
-                f"to prune at level {level:g}"
+                f"{protocol.path}: super_tickets: min_heads_per_layer {section.min_heads_per_layer} leaves too few "
+                f"heads to prune at level {level:g}"
             )

@@ -97,9 +97,9 @@ class Recorder(logging.Handler):
         if not self._evaluations:
             return
         valid = self._evaluations[0]
-        for name, values in zip(self.splits[1:], self._evaluations[1:]):
-            suffix = "_mm" if name == "valid1" else f"_{name}"
-            valid = {**valid, **{metric + suffix: values[metric] for metric in ("accuracy", "loss") if metric in values}}
+        for split, values in zip(self.splits[1:], self._evaluations[1:]):
+            suffix = "_mm" if split == "valid1" else f"_{split}"
+            valid = {**valid, **{name + suffix: values[name] for name in ("accuracy", "loss") if name in values}}
         self.epochs.append(
             {
                 "epoch": int(logged["epoch"]),

@@ -1,7 +1,7 @@
 """A run and its key: the hash of all that determines its result, and of nothing else.
 
-Keys hold configs, seeds, checksums of inputs, keys of the runs a run builds on, and RESULT_VERSION; no paths, no time, no
-version of other packages. Raise RESULT_VERSION when a change to this package changes results.
+Keys hold configs, seeds, checksums of inputs, keys of the runs a run builds on, and RESULT_VERSION; no paths, no time,
+no version of other packages. Raise RESULT_VERSION when a change to this package changes results.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Run:
 
 def run_key(what: Mapping[str, Any]) -> str:
     """Hex key of a description made of plain values."""
-    text = json.dumps({"result_version": RESULT_VERSION, **what}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    content = {"result_version": RESULT_VERSION, **what}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 

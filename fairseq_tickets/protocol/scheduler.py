@@ -1,8 +1,8 @@
 """Runs in dependency order on any `concurrent.futures.Executor`.
 
-An executor gets `run_worker` and plain arguments, and gives back a Future: a cluster engine's executor can take the place
-of the default one, a thread for each of N subprocesses, without a change elsewhere. Workers are fresh processes; when the
-process that started them ends, however it ends, they end too: the pipe on their standard input closes.
+An executor gets `run_worker` and plain arguments, and gives back a Future: a cluster engine's executor can take the
+place of the default one, a thread for each of N subprocesses, without a change elsewhere. Workers are fresh processes;
+when the process that started them ends, however it ends, they end too: the pipe on their standard input closes.
 """
 
 from __future__ import annotations
@@ -167,8 +167,7 @@ def ready(todo: Mapping[str, Run], active: set[str]) -> list[Run]:
 def _needed(plan: Plan, todo: Mapping[str, Run], running: object) -> set[str]:
     needed = {parent for run in todo.values() for parent in run.takes_checkpoint}
     if plan.undecided:  # any run that saves may yet be chosen
-        needed |= {key for key, run in plan.runs.items() if run.saves and run.kind == "train" and run.what["level"] is not None}
-        needed |= {key for key, run in plan.runs.items() if run.saves and run.what.get("method") == "full"}
+        needed |= {key for key, run in plan.runs.items() if run.saves}
     return needed | set(todo)
 
 

@@ -72,7 +72,9 @@ class Section:
                 allowed = ", ".join(self._asked) or "none"
                 raise UserError(f"{self.place}: unknown key {name!r}; the keys here are {allowed}")
 
-    def number(self, name: str, default: float | None, low: float, high: float = math.inf, above: bool = False) -> float:
+    def number(
+        self, name: str, default: float | None, low: float, high: float = math.inf, above: bool = False
+    ) -> float:
         """A number from `low` (or above it) to `high`."""
         return as_number(self.raw(name, default), self.at(name), low, high, above)
 

@@ -1,8 +1,8 @@
 """Run folders: OUTPUT/EXPERIMENT/KEY/ with the result, a log, and what other runs need.
 
-A run is finished when its last file, the result or `done.json`, is there; it is written whole or not at all, after all
-others. Results carry a checksum: one that was edited or cut is refused by name. One process works in a folder at a time;
-the lock is a file's flock, which ends with the process and its workers, however they end.
+A run is finished when its last file, the result or `done.json`, is there; it is written whole or not at all, after
+all others. Results carry a checksum: one that was edited or cut is refused by name. One process works in a folder at a
+time; the lock is a file's flock, which ends with the process and its workers, however they end.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Store:
                 except BlockingIOError:
                     if time.monotonic() > limit:
                         raise UserError(
-                            f"another `fairseq-tickets run` works in {self.folder}; wait for it, or give another --output"
+                            f"another `fairseq-tickets run` works in {self.folder}; wait for it, or give another "
+                            "--output"
                         ) from None
                     time.sleep(0.1)
             yield handle
@@ -89,8 +90,9 @@ class Store:
         if run.kind == PREPARE:
             return (Path(run.told["folder"]) / "task.json").is_file()
         if run.kind == TRAIN:
-            done = run.key in self.results()
-            return done and (not run.predicts or self._predicted(run))
+            if run.key not in self._results and (self.folder / run.key / RESULT).is_file():
+                self.results()
+            return run.key in self._results and (not run.predicts or self._predicted(run))
         done_path = self.folder / run.key / DONE
         if not done_path.is_file():
             return False
@@ -104,7 +106,8 @@ class Store:
 
     def _predicted(self, run: Run) -> bool:
         folder = self.folder / run.key
-        return bool(list(folder.glob(f"*{PREDICTIONS}"))) or not (Path(run.told["data"]) / "input0" / "test.idx").is_file()
+        has_test = (Path(run.told["data"]) / "input0" / "test.idx").is_file()
+        return bool(list(folder.glob(f"*{PREDICTIONS}"))) or not has_test
 
     def has_checkpoint(self, key: str) -> bool:
         """Whether the best checkpoint of a run is there."""

@@ -1,7 +1,7 @@
 """Which runs' test predictions go to the GLUE server, and their files side by side.
 
-Liang et al. 2021, appendix A.1.3: the server limits submissions, so one seed is submitted, that with the best task-average
-on dev; for each task the full model's file and the super ticket's.
+Liang et al. 2021, appendix A.1.3: the server limits submissions, so one seed is submitted, that with the best
+task-average on dev; for each task the full model's file and the super ticket's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def gather(results: Iterable[Result], folder: Path, tasks: Sequence[str]) -> lis
 
 
 def best_seed(runs: Sequence[Result], tasks: Sequence[str]) -> int | None:
-    """The seed with the best mean score over all tasks on dev, the smallest of equals; None if no seed has all tasks."""
+    """The seed with the best mean score over all tasks on dev, the smallest of equals; None if none has all tasks."""
     scores: dict[int, dict[str, float]] = {}
     for run in runs:
         scores.setdefault(run.seed, {})[run.task] = run.score("all")

@@ -49,8 +49,10 @@ def train_run(spec: Mapping[str, Any], folder: Path) -> None:
 
 
 def l1_run(spec: Mapping[str, Any], folder: Path) -> None:
-    """L1 fine-tuning (Gong et al. 2022, section 3.1); keeps the checkpoint of the last epoch, since the ticket is read off
-    where the weights have moved to, not off the best score."""
+    """L1 fine-tuning (Gong et al. 2022, section 3.1).
+
+    Keeps the checkpoint of the last epoch: the ticket is read off where the weights have moved to, not off a score.
+    """
     what, told = spec["what"], spec["told"]
     data = Path(told["data"])
     options = [
@@ -96,7 +98,12 @@ def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
 
         level = str(asked["level"])
         ticket: Any = super_ticket(
-            ImportanceScores.load(told["scores"]), level, level, asked["keep"], asked["seed"], asked["min_heads_per_layer"]
+            ImportanceScores.load(told["scores"]),
+            level,
+            level,
+            asked["keep"],
+            asked["seed"],
+            asked["min_heads_per_layer"],
         )
         ticket.provenance["scores_run"] = asked["scores"]
     elif asked is not None and "extract" in asked:

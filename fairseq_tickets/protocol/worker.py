@@ -1,4 +1,4 @@
-"""One run in one process: `python -m fairseq_tickets.protocol.worker KEY/spec.json`. All that loads fairseq is here and below.
+"""One run in one process: `python -m fairseq_tickets.protocol.worker KEY/spec.json`; only here fairseq is loaded.
 
 The process ends when its standard input closes, which happens when whoever started it ends, however it ends.
 """

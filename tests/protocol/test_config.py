@@ -1,0 +1,107 @@
+"""Protocol files: defaults of the paper, overrides, and everything that is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.config import Protocol, protocol_from
+
+BASE: dict[str, Any] = {
+    "experiment": "toy",
+    "model": {"path": "models/minilm"},
+    "glue": "glue",
+    "tasks": {"RTE": None},
+    "super_tickets": None,
+}
+
+
+def load(**changes: Any) -> Protocol:
+    return protocol_from({**BASE, **changes}, Path("p.yaml"))
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    protocol = load()
+    training = protocol.tasks["RTE"].training
+    assert training.learning_rates == (5e-5, 1e-4, 2e-4)
+    assert training.batch_sizes == (8, 16, 32)
+    assert (training.optimizer, training.max_epoch, training.warmup, training.clip_norm) == ("adamax", 6, 0.1, 1.0)
+    assert protocol.seeds == (1, 2, 3, 4, 5)
+    assert protocol.super_tickets is not None
+    assert protocol.super_tickets.levels == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    assert protocol.super_tickets.keep == {"RTE": ("winning", "random", "losing")}
+    assert protocol.model_name == "minilm"
+
+
+def test_a_task_overrides_training_and_leaves_the_others_alone() -> None:
+    protocol = load(
+        tasks={"RTE": {"head_dropout": 0.3, "subset": 500}, "MRPC": None}, training={"head_dropout": 0.05}
+    )
+    assert protocol.tasks["RTE"].training.head_dropout == 0.3
+    assert protocol.tasks["RTE"].subset == 500
+    assert protocol.tasks["MRPC"].training.head_dropout == 0.05
+
+
+def test_a_power_of_ten_without_a_dot_is_a_number() -> None:
+    # YAML 1.1 reads 1e-4 as a text
+    assert load(training={"learning_rates": ["1e-4"]}).tasks["RTE"].training.learning_rates == (1e-4,)
+
+
+def test_kinds_of_tickets_by_task() -> None:
+    protocol = load(
+        tasks={"RTE": None, "MRPC": None},
+        super_tickets={"keep": {"default": ["winning"], "RTE": ["winning", "losing"]}},
+    )
+    assert protocol.super_tickets is not None
+    assert protocol.super_tickets.keep == {"RTE": ("winning", "losing"), "MRPC": ("winning",)}
+
+
+def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOMEWHERE", "/elsewhere")
+    assert load(glue="$SOMEWHERE/glue").glue == Path("/elsewhere/glue")
+    monkeypatch.delenv("SOMEWHERE")
+    with pytest.raises(UserError, match="SOMEWHERE is not set"):
+        load(glue="$SOMEWHERE/glue")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speed": 1}, "p.yaml: unknown key 'speed'; the keys here are experiment, model"),
+        ({"training": {"learning_rate": 1}}, "training: unknown key 'learning_rate'; the keys here are learning_rates"),
+        ({"tasks": {"RTE": {"epochs": 3}}}, "tasks: RTE: unknown key 'epochs'"),
+        ({"tasks": {"RTX": None}}, "unknown task 'RTX'; it must be one of CoLA"),
+        ({"tasks": {"RTE": {"metrics": ["bleu"]}}}, "'bleu' is unknown; it must be one of accuracy"),
+        ({"super_tickets": {"tasks": ["MRPC"]}}, "'MRPC' is unknown; it must be one of RTE"),
+        ({"super_tickets": {"keep": ["best"]}}, "'best' is unknown; it must be one of winning"),
+        ({"super_tickets": {"levels": []}}, "levels is empty"),
+        ({"super_tickets": {"levels": [0.1, 0.1]}}, "0.1 is listed twice"),
+        ({"seeds": [1.5]}, "seeds is 1.5; it must be a whole number"),
+        ({"seeds": [True]}, "seeds is True; it must be a whole number"),
+        ({"training": {"max_epoch": 0}}, "max_epoch is 0; it must be a whole number of at least 1"),
+        ({"training": {"warmup": 2}}, "warmup is 2; it must be a number at least 0 and at most 1"),
+        ({"training": {"learning_rates": [0]}}, "learning_rates is 0; it must be a number above 0"),
+        ({"training": {"optimizer": "lamb"}}, "optimizer is 'lamb'; it must be one of adamax"),
+        ({"tasks": {"RTE": {"subset": 0}}}, "subset is 0"),
+        ({"tasks": {}}, "tasks is empty"),
+        ({"tasks": ["RTE"]}, "it must be a mapping"),
+        ({"experiment": "../up"}, "it names a folder"),
+        ({"glue": None, "tasks": {"RTE": None}}, "glue"),
+        ({"adaptation": {"source": "RTE", "targets": ["RTE"]}}, "targets"),
+        ({"dominant": {"methods": ["lora"]}}, "'lora' is unknown; it must be one of full, dominant"),
+    ],
+)
+def test_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(**changes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_asked_for() -> None:
+    content = {key: value for key, value in BASE.items() if key != "super_tickets"}
+    with pytest.raises(UserError, match="needs a section super_tickets or dominant"):
+        protocol_from(content, Path("p.yaml"))
