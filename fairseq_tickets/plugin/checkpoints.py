@@ -26,6 +26,8 @@ def install_into_fairseq() -> None:
     checkpoint_utils.torch = _SafeTorch()
     checkpoint_utils.PathManager = _whole_copies(checkpoint_utils.PathManager)
     checkpoint_utils.torch_persistent_save = _persistent_save(checkpoint_utils.torch_persistent_save)
+    checkpoint_utils._upgrade_state_dict = _name_what_is_missing(checkpoint_utils._upgrade_state_dict)
+    checkpoint_utils.verify_checkpoint_directory = _name_the_folder(checkpoint_utils.verify_checkpoint_directory)
     base = models.BaseFairseqModel
     base.load_state_dict = _name_the_misfit(base.load_state_dict)
     trainer.Trainer.load_checkpoint = _name_the_file(trainer.Trainer.load_checkpoint)
@@ -62,6 +64,29 @@ def _persistent_save(original: Any) -> Any:
             save(obj, filename)
 
     return torch_persistent_save
+
+
+def _name_what_is_missing(original: Any) -> Any:
+    def upgrade_state_dict(state: dict[str, Any]) -> Any:
+        try:
+            return original(state)
+        except KeyError as error:
+            raise UserError(
+                f"this is no checkpoint written by fairseq, or of another architecture: it lacks {error}; "
+                "`fairseq-tickets import` makes one from a Hugging Face folder"
+            ) from error
+
+    return upgrade_state_dict
+
+
+def _name_the_folder(original: Any) -> Any:
+    def verify_checkpoint_directory(save_dir: str) -> None:
+        try:
+            original(save_dir)
+        except OSError as error:
+            raise UserError(f"--save-dir {save_dir}: cannot write there: {error.strerror or error}") from error
+
+    return verify_checkpoint_directory
 
 
 def _name_the_misfit(original: Any) -> Any:

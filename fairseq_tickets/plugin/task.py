@@ -18,7 +18,7 @@ from fairseq.data import SortDataset
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
-from omegaconf import open_dict
+from omegaconf import II, open_dict
 from torch import Tensor, nn
 
 from fairseq_tickets.data.subset import nested_subset
@@ -33,7 +33,9 @@ from fairseq_tickets.plugin.chosen import ChosenDataset
 from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion
 from fairseq_tickets.plugin.loading import checkpoint_shape
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
+from fairseq_tickets.plugin.multitask_state import AUTO
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
+from fairseq_tickets.plugin.splits import check_split
 from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts
 from fairseq_tickets.tickets import SuperTicket, load_ticket
 
@@ -78,9 +80,17 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
         default=None, metadata={"help": "train on so many random examples; subsets of one seed are nested"}
     )
     train_examples_seed: int = field(default=1, metadata={"help": "seed of the subset; not the training seed"})
+    start_head: str = field(
+        default=AUTO,
+        metadata={
+            "help": "starting from a checkpoint of several tasks: the task whose head to go on with; 'auto' = the one named "
+            "like this task if there is one, 'new' = a new head"
+        },
+    )
     metric: Optional[str] = field(
         default=None, metadata={"help": f"comma-separated metrics of the task, from {', '.join(METRICS)}"}
     )
+    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
 
 
 @register_task("ticket_sentence_prediction", dataclass=TicketSentencePredictionConfig)
@@ -131,16 +141,34 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             if cfg.num_classes < count:
                 raise UserError(f"--num-classes {cfg.num_classes} is too small: {labels} names {count} labels")
         task: TicketSentencePredictionTask = super().setup_task(cfg, **kwargs)
+        task.check_best_metric(cfg.best_checkpoint_metric)
         return task
+
+    @classmethod
+    def load_dictionary(cls, filename: str) -> Any:
+        """fairseq's dictionary; a damaged file is a UserError."""
+        try:
+            return super().load_dictionary(filename)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{filename} is not a whole dictionary: {error}") from error
+
+    def check_best_metric(self, metric: str) -> None:
+        """Raise UserError, now and not after an epoch, when the best checkpoint is to go by what isn't measured."""
+        name = metric[: -len(metric.rpartition("_")[2]) - 1] if metric.endswith(("_select", "_report")) else metric
+        measured = (*self.logged_metrics, "score")
+        if metric != "loss" and (name not in measured or (name != metric and not self.selects)):
+            raise UserError(
+                f"--best-checkpoint-metric {metric} is not measured here; choose from loss, {', '.join(measured)}"
+                + (" (these also with _select or _report)" if self.selects else "")
+            )
 
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
         """Load a split.
 
         Raises:
-            UserError: the split isn't there.
+            UserError: the split isn't there, isn't whole, or has no labels.
         """
-        if not (Path(self.cfg.data) / "input0" / f"{split}.idx").is_file():
-            raise UserError(f"no split {split!r} in {self.cfg.data}: input0/{split}.idx is missing")
+        check_split(Path(self.cfg.data), split, self.regression)
         dataset = super().load_dataset(split, combine, **kwargs)
         if split == "train" and self.cfg.length_bucket > 0 and isinstance(dataset, SortDataset):
             buckets = np.asarray(dataset.sizes[0]) // self.cfg.length_bucket
@@ -177,7 +205,9 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         model: nn.Module = models.build_model(cfg, self, from_checkpoint)
         model.register_classification_head(self.cfg.classification_head_name, num_classes=self.cfg.num_classes)
         if not isinstance(model, TicketRobertaModel):
-            _retire_dead_copies(model)
+            retire_dead_copies(model)
+        elif not from_checkpoint:
+            model.head_start = (self.cfg.classification_head_name, self.cfg.start_head, task_name(Path(self.cfg.data)))
         parts = self.apply_ticket(model, self.cfg.ticket) if self.cfg.ticket and not from_checkpoint else None
         note_parts(model, parts)
         return model
@@ -226,7 +256,13 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         return parts_of(trainable_slices(model.named_parameters(), ticket))
 
 
-def _retire_dead_copies(model: nn.Module) -> None:
+def task_name(data: Path) -> Optional[str]:
+    """The task's name that `prepare` wrote; None for data made otherwise."""
+    path = data / "task.json"
+    return str(read_json(path, "task").get("name")) if path.is_file() else None
+
+
+def retire_dead_copies(model: nn.Module) -> None:
     """Stock fairseq's layers hold every weight twice and run the second copy until they are trained: never do."""
     for name, parameter in model.named_parameters():
         if is_dead_copy(name):
