@@ -58,7 +58,7 @@ def l1_run(spec: Mapping[str, Any], folder: Path) -> None:
     options = [
         *_common(what, data, _facts(data), Path(told["checkpoint"])),
         *("--criterion", L1_CRITERION, "--l1-weight", repr(what["l1_weight"]), "--l1-mode", what["l1_mode"]),
-        *("--pretrained-path", told["checkpoint"]),
+        *("--pretrained-path", told["checkpoint"], "--l1-log-interval", str(what["config"]["log_interval"])),
     ]
     recorder, wall = _train(options, folder, what, saves=True, last=True)
     facts = {"epochs": recorder.epochs, "curve": recorder.curve, "wall_seconds": wall, "config": what["config"]}

@@ -1,0 +1,31 @@
+"""The protocol files of the examples can be read, and ask for what their headers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fairseq_tickets.protocol.config import load_protocol
+
+FILES = sorted((Path(__file__).parents[2] / "examples").glob("*/protocol/*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_examples_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLUE_DIR", "glue")
+    protocol = load_protocol(path)
+    assert protocol.super_tickets or protocol.dominant
+
+
+def test_counts_in_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLUE_DIR", "glue")
+    counts = {}
+    for path in FILES:
+        protocol = load_protocol(path)
+        if protocol.super_tickets is not None:
+            section = protocol.super_tickets
+            by_task = (1 + len(section.levels) * len(section.keep[task]) for task in section.tasks)
+            counts[path.stem] = len(protocol.seeds) * sum(by_task)
+    assert counts["quick"] == 14
+    assert counts["minilm"] == 228
