@@ -1,4 +1,4 @@
-"""Is a split of a binarised data folder there, and whole? Asked before training starts, where fairseq would find out later."""
+"""Is a split of a binarised data folder there, and whole? Asked before training starts; fairseq finds out later."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What data-parallel workers tell each other, where fairseq 0.12.2 can't on the CPU or with today's PyTorch.
 
-- A checkpoint goes from the first worker, who reads it (safely), to the others as a pickle with fairseq's own classes in
-  it, which PyTorch 2.6 and later refuse to load.
+- A checkpoint goes from the first worker, who reads it (safely), to the others as a pickle with fairseq's own classes
+  in it, which PyTorch 2.6 and later refuse to load.
 - Logs that can't be summed, such as predictions in evaluation, are gathered through a buffer on a GPU, of 16 KB.
 
 All this comes from workers of the same run, never from a file.

@@ -71,9 +71,9 @@ def train(path: Path, save_dir: Path, words: list[str]) -> Run:
 
 
 def test_there_are_configs() -> None:
-    assert {name_of(path) for path in CONFIGS} >= {
-        f"super_tickets/{task}" for task in TRAINING_EXAMPLES
-    } | {f"dominant_ticket/{task}_{step}" for task in TRAINING_EXAMPLES for step in ("l1", "dominant")}
+    assert {name_of(path) for path in CONFIGS} >= {f"super_tickets/{task}" for task in TRAINING_EXAMPLES} | {
+        f"dominant_ticket/{task}_{step}" for task in TRAINING_EXAMPLES for step in ("l1", "dominant")
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
@@ -105,8 +105,8 @@ def test_schedule_is_what_the_header_says(path: Path) -> None:
     assert config["lr_scheduler"]["warmup_updates"] == warmup
     words = " ".join(re.sub(r"^#", "", line) for line in text.splitlines() if line.startswith("#"))
     sentence = (
-        f"{examples:,} examples / batch {batch} = {per_epoch:,} updates an epoch; {epochs} epochs = {updates:,} updates; "
-        f"{share} % of them warm-up = {warmup:,}."
+        f"{examples:,} examples / batch {batch} = {per_epoch:,} updates an epoch; "
+        f"{epochs} epochs = {updates:,} updates; {share} % of them warm-up = {warmup:,}."
     )
     assert " ".join(sentence.split()) in " ".join(words.split())
 
@@ -121,7 +121,11 @@ def test_header_shows_the_launch_line(path: Path) -> None:
 def test_the_real_command_with_overrides(folder: Path, tmp_path: Path) -> None:
     path = ROOT / "examples" / "super_tickets" / "config" / "rte.yaml"
     command = [str(Path(sys.executable).parent / "fairseq-hydra-train"), "--config-dir", str(path.parent)]
-    words = [*overrides(path, folder, tmp_path / "out", ticket=True), "task.ticket_form=gated", "optimization.lr=[0.003]"]
+    words = [
+        *overrides(path, folder, tmp_path / "out", ticket=True),
+        "task.ticket_form=gated",
+        "optimization.lr=[0.003]",
+    ]
     done = subprocess.run(
         [*command, "--config-name", path.stem, *words],
         cwd=tmp_path,

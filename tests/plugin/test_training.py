@@ -42,7 +42,9 @@ def expected_metrics(outputs: np.ndarray, targets: np.ndarray, regression: bool)
 
 @pytest.mark.parametrize("data", ["data", "binary", "scores"])
 @pytest.mark.parametrize("more", [[], ["--update-freq", "2"], ["--batch-size-valid", "16"]], ids=" ".join)
-def test_metrics_of_a_run_are_those_of_its_predictions(folder: Path, tmp_path: Path, data: str, more: list[str]) -> None:
+def test_metrics_of_a_run_are_those_of_its_predictions(
+    folder: Path, tmp_path: Path, data: str, more: list[str]
+) -> None:
     """What fairseq-train reports last equals scikit-learn on what its checkpoint predicts, part by part."""
     run = train(folder / data, tmp_path, folder / "model.pt", "--max-epoch", "3", *more)
     assert len(run.valid) == 3
@@ -144,7 +146,9 @@ def test_killed_and_resumed_is_as_if_never_killed(folder: Path, tmp_path: Path) 
 def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> None:
     assert list(one) == list(other)
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            tensor, other[name], rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_shape_and_eps_come_from_the_checkpoint(tmp_path: Path) -> None:
@@ -176,7 +180,13 @@ def test_resuming_under_a_ticket_without_its_file(folder: Path, tmp_path: Path) 
     TICKET.save(tmp_path / "ticket.json")
     shutil.copy(tmp_path / "ticket.json", tmp_path / "kept.json")
     whole = train(
-        folder / "binary", tmp_path / "whole", folder / "model.pt", "--ticket", str(tmp_path / "kept.json"), "--max-epoch", "3"
+        folder / "binary",
+        tmp_path / "whole",
+        folder / "model.pt",
+        "--ticket",
+        str(tmp_path / "kept.json"),
+        "--max-epoch",
+        "3",
     )
     out = tmp_path / "out"
     train(folder / "binary", out, folder / "model.pt", "--ticket", str(tmp_path / "ticket.json"), "--max-epoch", "2")

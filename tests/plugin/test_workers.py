@@ -1,7 +1,7 @@
 """Data-parallel training: two workers (gloo, on the CPU) are one worker with twice the batch.
 
-fairseq counts GPUs when it starts workers itself, so CPU workers are started one by one, as torchrun does, and then find
-each other by the environment. Its `pytorch_ddp` wraps only models on a GPU; `legacy_ddp` works on both.
+fairseq counts GPUs when it starts workers itself, so CPU workers are started one by one, as torchrun does, and then
+find each other by the environment. Its `pytorch_ddp` wraps only models on a GPU; `legacy_ddp` works on both.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def test_two_workers_train_what_one_trains_with_twice_the_batch(folder: Path, tm
 def test_uneven_workers_weigh_examples_equally(folder: Path, tmp_path: Path) -> None:
     """24 examples in batches of 5 and 5 and 5 and 5 and 4: the last update has a dummy batch on one worker."""
     common = [*NO_DROPOUT, "--max-epoch", "2", "--lr", "0.001"]
-    one = train(folder / "data", tmp_path / "one", folder / "model.pt", *common, "--batch-size", "5", "--update-freq", "2")
+    one = train(
+        folder / "data", tmp_path / "one", folder / "model.pt", *common, "--batch-size", "5", "--update-freq", "2"
+    )
     two = train_in_parallel(folder / "data", tmp_path / "two", folder / "model.pt", *common, "--batch-size", "5")
     assert len(one.losses) == len(two.losses) == 6
     assert two.losses == pytest.approx(one.losses, abs=1e-5)
@@ -107,7 +109,17 @@ def test_torchrun_with_the_real_command(folder: Path, tmp_path: Path) -> None:
     user_dir = Path(toy.__file__).resolve().parents[2] / "fairseq_tickets"
     words = arguments(folder / "binary", tmp_path, folder / "model.pt", *PARALLEL, "--user-dir", str(user_dir))
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517", str(command), *words],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            "2",
+            "--master_port",
+            "29517",
+            str(command),
+            *words,
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""fairseq-train and fairseq-validate in this process: the same parser, config and loop, without 4 s of imports a run."""
+"""fairseq-train and fairseq-validate in this process: the same parser, config and loop, without 4 s of imports."""
 
 from __future__ import annotations
 
@@ -106,10 +106,15 @@ def validate(path: Path, data: Path, *more: str) -> dict[str, float]:
     parsed = options.parse_args_and_arch(options.get_validation_parser(), words)
     given = options.parse_args_and_arch(options.get_validation_parser(), words, suppress_defaults=True)
     printed: list[dict[str, float]] = []
-    with fresh_process(), mock.patch.object(
-        fairseq_validate.progress_bar.JsonProgressBar,
-        "print",
-        lambda self, stats, tag=None, step=None: printed.append({k: float(getattr(v, "avg", v)) for k, v in stats.items()}),
+    with (
+        fresh_process(),
+        mock.patch.object(
+            fairseq_validate.progress_bar.JsonProgressBar,
+            "print",
+            lambda self, stats, tag=None, step=None: printed.append(
+                {k: float(getattr(v, "avg", v)) for k, v in stats.items()}
+            ),
+        ),
     ):
         fairseq_validate.main(convert_namespace_to_omegaconf(parsed), override_args=given)
     return printed[-1]
@@ -140,8 +145,9 @@ def recorded(run: Run) -> Iterator[None]:
             run.losses.append(float(sum(log["loss"] for log in logs)) / sum(log["sample_size"] for log in logs))
         reduce(logs)
 
-    with mock.patch.object(fairseq_train, "get_valid_stats", get_valid_stats), mock.patch.object(
-        TicketSentencePredictionCriterion, "reduce_metrics", staticmethod(reduce_metrics)
+    with (
+        mock.patch.object(fairseq_train, "get_valid_stats", get_valid_stats),
+        mock.patch.object(TicketSentencePredictionCriterion, "reduce_metrics", staticmethod(reduce_metrics)),
     ):
         yield
 
