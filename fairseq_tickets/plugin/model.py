@@ -24,6 +24,16 @@ from torch import Tensor, nn
 from fairseq_tickets.encoder_layer import TicketEncoderLayer, encoder_layers, head_rows
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape, is_dead_copy
+from fairseq_tickets.plugin.multitask_parts import sharing_parts
+from fairseq_tickets.plugin.multitask_state import (
+    attach_tickets,
+    check_heads,
+    drop_ticket_buffers,
+    reconcile_tickets,
+    saved_tickets,
+    start_head,
+)
+from fairseq_tickets.plugin.trainable import note_parts
 from fairseq_tickets.tickets import SuperTicket
 
 GATED, COMPACT = "gated", "compact"
@@ -78,10 +88,21 @@ SHAPE_FIELDS = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", 
 
 @register_model("ticket_roberta", dataclass=TicketRobertaConfig)
 class TicketRobertaModel(RobertaModel):
-    """RoBERTa over `TicketEncoder`; the language-model head, never used in sentence tasks, is frozen."""
+    """RoBERTa over `TicketEncoder`; the language-model head, never used in sentence tasks, is frozen.
+
+    Attributes:
+        tasks: names of the tasks that share the encoder, which are those of their heads; empty for a single task.
+        task_tickets: by task, what its batches are gated by; saved in its head (see multitask_state.py).
+        needs_all_heads: True refuses checkpoints without a head for each of `tasks`, also those without any.
+        head_start: single task: its head, which head of a checkpoint it starts from, and the task's name.
+    """
 
     def __init__(self, args: Namespace, encoder: RobertaEncoder) -> None:
         super().__init__(args, encoder)
+        self.tasks: list[str] = []
+        self.task_tickets: dict[str, SuperTicket] = {}
+        self.needs_all_heads = False
+        self.head_start: Optional[tuple[str, str, Optional[str]]] = None
         encoder.lm_head.requires_grad_(False)
         encoder.sentence_encoder.embed_tokens.weight.requires_grad_(True)  # tied to the frozen head
 
@@ -109,6 +130,31 @@ class TicketRobertaModel(RobertaModel):
         """The encoder that carries the ticket."""
         encoder: TicketEncoder = self.encoder.sentence_encoder
         return encoder
+
+    def set_task_tickets(self, tickets: Mapping[str, SuperTicket]) -> None:
+        """Give tasks their tickets, to be saved with the model; the encoder must be under their union."""
+        self.task_tickets = dict(tickets)
+        attach_tickets(self.classification_heads, tickets)
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Make a loaded state dict fit, in place: fairseq's rules, heads and tickets of several tasks.
+
+        Raises:
+            UserError: a head is missing, or trained under other tickets.
+        """
+        saved = saved_tickets(state_dict, self.ticket_encoder.shape)
+        under = self.ticket_encoder.super_ticket
+        self.ticket_encoder.narrows = bool(saved)
+        if self.tasks:
+            check_heads(state_dict, self.tasks, self.needs_all_heads)
+            wanted = {task: ticket for task, ticket in saved.items() if task in self.tasks}
+            self.set_task_tickets(reconcile_tickets(self.task_tickets, wanted))
+        elif self.head_start is not None:
+            start_head(state_dict, self.classification_heads, *self.head_start)
+        drop_ticket_buffers(state_dict, list(self.task_tickets))
+        super().upgrade_state_dict_named(state_dict, name)
+        if self.ticket_encoder.super_ticket != under:  # there are new parameters
+            note_parts(self, sharing_parts(self, self.tasks, self.task_tickets) if self.tasks else None)
 
 
 @register_model("ticket_roberta_base", dataclass=TicketRobertaBaseConfig)
@@ -144,6 +190,7 @@ class TicketEncoder(TransformerEncoder):
         self.register_buffer("ticket_heads", None)
         self.register_buffer("ticket_ffn", None)
         self.ticket_form: Optional[str] = None
+        self.narrows = False  # may a checkpoint be loaded under a part of its own ticket?
 
     def build_encoder_layer(self, cfg: Any) -> TicketEncoderLayer:
         """Called by fairseq for every layer."""
@@ -211,31 +258,43 @@ class TicketEncoder(TransformerEncoder):
             del state_dict[key]
         _split_joint_projections(state_dict, prefix)
         state_dict.setdefault(f"{prefix}version", self.version)
-        self._adopt_ticket(state_dict, prefix)
-        self._slice_dense(state_dict, prefix)
+        present = self._adopt_ticket(state_dict, prefix)
+        self._slice(state_dict, prefix, present)
         _check_shapes(self, state_dict, prefix)
         return state_dict
 
-    def _adopt_ticket(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+    def _adopt_ticket(self, state_dict: dict[str, Tensor], prefix: str) -> Optional[SuperTicket]:
+        """Returns which structures the state dict has; None = all."""
         heads, ffn = state_dict.get(f"{prefix}ticket_heads"), state_dict.get(f"{prefix}ticket_ffn")
         if heads is None or ffn is None:
             if self.ticket_heads is not None:
                 state_dict[f"{prefix}ticket_heads"] = self.ticket_heads
                 state_dict[f"{prefix}ticket_ffn"] = self.ticket_ffn
-            return
+            return None
         if heads.shape != (self.shape.layers, self.shape.heads) or ffn.shape != (self.shape.layers,):
             raise UserError(
                 f"the checkpoint's ticket is for {tuple(heads.shape)} (layers, heads); "
                 f"this model has {(self.shape.layers, self.shape.heads)}"
             )
         saved = SuperTicket(self.shape, heads.tolist(), ffn.tolist())
-        if self.super_ticket is None:
-            self.apply_super_ticket(saved, COMPACT if self._is_compact(state_dict, prefix, saved) else GATED)
-        elif (self.super_ticket.heads, self.super_ticket.ffn) != (saved.heads, saved.ffn):
-            raise UserError(
-                "the checkpoint was trained under another super ticket than --ticket gives; "
-                "leave --ticket out to go on with the checkpoint's own, or start from the pre-trained model"
-            )
+        compact = self._is_compact(state_dict, prefix, saved)
+        own = self.super_ticket
+        if own is None:
+            self.apply_super_ticket(saved, COMPACT if compact else GATED)
+        elif (own.heads, own.ffn) != (saved.heads, saved.ffn):
+            if not self.narrows:
+                raise UserError(
+                    "the checkpoint was trained under another super ticket than --ticket gives; "
+                    "leave --ticket out to go on with the checkpoint's own, or start from the pre-trained model"
+                )
+            _check_within(own, saved)
+            if compact and self.ticket_form == GATED:
+                raise UserError(
+                    "--ticket-form gated needs all heads and FFNs, but those in no task's ticket are gone from the "
+                    "checkpoint; use --ticket-form compact"
+                )
+            state_dict[f"{prefix}ticket_heads"], state_dict[f"{prefix}ticket_ffn"] = self.ticket_heads, self.ticket_ffn
+        return saved if compact else None
 
     def _is_compact(self, state_dict: Mapping[str, Tensor], prefix: str, ticket: SuperTicket) -> bool:
         for layer in range(self.shape.layers):
@@ -246,25 +305,37 @@ class TicketEncoder(TransformerEncoder):
                 return True
         return False
 
-    def _slice_dense(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """Cut the rows, columns and FFNs a compact model doesn't have out of dense weights."""
+    def _slice(self, state_dict: dict[str, Tensor], prefix: str, ticket: Optional[SuperTicket]) -> None:
+        """Cut the rows, columns and FFNs a compact model doesn't have out of weights that `ticket` has kept."""
         head_dim = self.shape.embed_dim // self.shape.heads
         for index, layer in enumerate(encoder_layers(self)):
             at = f"{prefix}layers.{index}."
             if not layer.has_ffn:
                 for key in [key for key in state_dict if key.startswith((f"{at}fc1.", f"{at}fc2."))]:
                     del state_dict[key]
-            if len(layer.kept_heads) == self.shape.heads:
+            present = list(range(self.shape.heads)) if ticket is None else ticket.kept_heads(index)
+            if len(layer.kept_heads) == len(present):
                 continue
-            rows = head_rows(layer.kept_heads, head_dim)
+            rows = head_rows([present.index(head) for head in layer.kept_heads], head_dim)
             for projection in ("q_proj", "k_proj", "v_proj"):
                 for kind in ("weight", "bias"):
                     key = f"{at}self_attn.{projection}.{kind}"
-                    if key in state_dict and state_dict[key].shape[0] == self.shape.embed_dim:
+                    if key in state_dict and state_dict[key].shape[0] == len(present) * head_dim:
                         state_dict[key] = state_dict[key][rows]
             key = f"{at}self_attn.out_proj.weight"
-            if key in state_dict and state_dict[key].shape[1] == self.shape.embed_dim:
+            if key in state_dict and state_dict[key].shape[1] == len(present) * head_dim:
                 state_dict[key] = state_dict[key][:, rows]
+
+
+def _check_within(ticket: SuperTicket, saved: SuperTicket) -> None:
+    layers = range(saved.shape.layers)
+    lost = [f"layer {i}, head {h}" for i in layers for h in ticket.kept_heads(i) if not saved.heads[i][h]]
+    lost += [f"layer {i}, FFN" for i in layers if ticket.ffn[i] and not saved.ffn[i]]
+    if lost:
+        raise UserError(
+            f"--ticket keeps what the checkpoint no longer has ({lost[0]}): it is in the ticket of none of the tasks "
+            "that the checkpoint was trained on; use one of their tickets, or start from the pre-trained model"
+        )
 
 
 def _split_joint_projections(state_dict: dict[str, Tensor], prefix: str) -> None:
