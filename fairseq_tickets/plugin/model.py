@@ -115,9 +115,11 @@ class TicketRobertaModel(RobertaModel):
         """
         for name in SHAPE_FIELDS:
             if getattr(cfg, name) is None:
+                start = cfg.finetune_from_model
+                known = f"{start} does not say it" if start else "there is no --finetune-from-model to read it from"
                 raise UserError(
-                    f"--{name.replace('_', '-')} is not set and there is no --finetune-from-model to read it from; "
-                    "give both, or choose --arch ticket_roberta_base or ticket_roberta_large"
+                    f"--{name.replace('_', '-')} is not set, and {known}; give the shape, or choose "
+                    "--arch ticket_roberta_base or ticket_roberta_large"
                 )
         args = Namespace(**{name: getattr(cfg, name) for name in TicketRobertaConfig.__dataclass_fields__})
         args.max_positions = cfg.max_positions or 512
