@@ -115,8 +115,11 @@ class Recorder(logging.Handler):
         stand for what is counted in the matrix already."""
         encoder = model.encoder.sentence_encoder
         self._encoder_size = (encoder.embed_tokens.weight.shape[0], encoder.embed_positions.weight.shape[0])
-        for name, parameter in model.named_parameters():
-            if ".lm_head." in name:
-                continue
-            self.trainable += parameter.numel() if parameter.requires_grad else 0
+        from fairseq_tickets.plugin.trainable import noted_parts
+
+        used = {name: parameter for name, parameter in model.named_parameters() if ".lm_head." not in name}
+        _, parts = noted_parts(used.values())
+        for name, parameter in used.items():
+            if parameter.requires_grad:
+                self.trainable += sum(part.read(parameter).numel() for part in parts[name])
             self.total += 0 if name.endswith(".columns") else parameter.numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
@@ -14,6 +15,7 @@ from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
+from fairseq_tickets.protocol.elements import only_elements
 from fairseq_tickets.protocol.recording import Recorder
 from fairseq_tickets.protocol.store import CHECKPOINT, PREDICTIONS, RESULT, write_done, write_result
 
@@ -32,11 +34,13 @@ def train_run(spec: Mapping[str, Any], folder: Path) -> None:
     ticket = make_ticket(spec, folder)
     start = Path(told["checkpoint"]) if what["start"] is None else Path(told["start"])
     options = [*_common(what, data, facts, start), "--criterion", CRITERION]
-    if ticket is not None and what["method"] != "random_elements":
+    if ticket is not None:
         options += ["--ticket", str(folder / "ticket.json")]
-    options += _element_options(what)
     predicts = told["predict"] and (data / "input0" / "test.idx").is_file()
-    recorder, wall = _train(options, folder, what, saves=told["save_checkpoint"] or predicts)
+    with contextlib.ExitStack() as stack:
+        if what["method"] == "random_elements":
+            stack.enter_context(only_elements(what["ticket"]["elements"], what["ticket"]["seed"]))
+        recorder, wall = _train(options, folder, what, saves=told["save_checkpoint"] or predicts)
     content = _result(spec, recorder, facts, ticket, wall)
     if predicts:
         from fairseq_tickets.protocol.predictions import write_predictions
@@ -90,14 +94,15 @@ def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
     """The ticket a run trains under, written to `ticket.json`; None for none."""
     what, told = spec["what"], spec["told"]
     asked = what["ticket"]
+    ticket: Any
     if what["start"] is not None:
-        return _ticket_of(Path(told["start"]))
-    if asked is not None and "scores" in asked:
+        ticket = _ticket_of(Path(told["start"]))
+    elif asked is not None and "scores" in asked:
         from fairseq_tickets.super_ticket.pruning import super_ticket
         from fairseq_tickets.super_ticket.scores import ImportanceScores
 
         level = str(asked["level"])
-        ticket: Any = super_ticket(
+        ticket = super_ticket(
             ImportanceScores.load(told["scores"]),
             level,
             level,
@@ -126,8 +131,9 @@ def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
         state = checkpoint.load(told["checkpoint"], mmap=True)
         ticket = bitfit_ticket(model_shape(state["model"], _heads(state)))
     else:
-        return None
-    ticket.save(folder / "ticket.json")
+        ticket = None
+    if ticket is not None:
+        ticket.save(folder / "ticket.json")
     return ticket
 
 
@@ -174,7 +180,7 @@ def _common(what: Mapping[str, Any], data: Path, facts: Mapping[str, Any], start
         *("--max-positions", config["max_positions"], "--valid-subset", valid, "--batch-size", config["batch_size"]),
         *("--select-fraction", repr(config["select_fraction"]), "--select-seed", config["select_seed"]),
         *("--length-bucket", config["length_bucket"], "--train-examples-seed", what["subset_seed"]),
-        *_optimizer(config),
+        *_optimizer(config, in_parts=what.get("method") == "random_elements"),
         *("--lr", repr(config["lr"]), "--lr-scheduler", "polynomial_decay", "--total-num-update", total),
         *("--warmup-updates", round(config["warmup"] * total), "--clip-norm", repr(config["clip_norm"])),
         *("--dropout", repr(config["dropout"]), "--attention-dropout", repr(config["attention_dropout"])),
@@ -200,19 +206,15 @@ def _common(what: Mapping[str, Any], data: Path, facts: Mapping[str, Any], start
     return [str(option) for option in options]
 
 
-def _optimizer(config: Mapping[str, Any]) -> list[Any]:
+def _optimizer(config: Mapping[str, Any], in_parts: bool) -> list[Any]:
     decay = ("--weight-decay", repr(config["weight_decay"]))
+    if in_parts:  # single elements: only this package's optimizer moves parts of a parameter
+        return ["--optimizer", "ticket", "--ticket-optimizer", config["optimizer"], *decay]
     if config["optimizer"] == "sgd":
         return ["--optimizer", "sgd", *decay]
     if config["optimizer"] == "adamw":  # fairseq's `adam` decouples weight decay
         return ["--optimizer", "adam", "--adam-betas", ADAM_BETAS, "--adam-eps", "1e-8", *decay]
     return ["--optimizer", "adamax", "--adamax-betas", ADAM_BETAS, *decay]
-
-
-def _element_options(what: Mapping[str, Any]) -> list[str]:
-    if what["method"] != "random_elements":
-        return []
-    raise UserError("random_elements: this package's optimizer does not train single elements from a protocol yet")
 
 
 def _train(

@@ -78,7 +78,11 @@ def test_adaptation_and_dominant_tickets(write: Any, inputs: Path, tmp_path: Pat
         training={"learning_rates": [1e-2], "batch_sizes": [8], "max_epoch": 1},
         super_tickets={"tasks": ["RTE"], "levels": [0.34], "keep": ["winning"]},
         adaptation={"source": "RTE", "targets": ["mine"], "fractions": [0.5]},
-        dominant={"tasks": ["RTE"], "top_k": [1, 2], "methods": ["dominant", "random_dimensions", "bitfit"]},
+        dominant={
+            "tasks": ["RTE"],
+            "top_k": [1, 2],
+            "methods": ["dominant", "random_dimensions", "bitfit", "random_elements"],
+        },
     )
     finish(start(protocol, tmp_path / "runs", "--workers", "2"))
     found = list(results(tmp_path / "runs").values())
@@ -90,6 +94,7 @@ def test_adaptation_and_dominant_tickets(write: Any, inputs: Path, tmp_path: Pat
     dominant = {(run["method"], run["top_k"]): run for run in found if run["method"] not in ("full", "winning")}
     assert set(dominant) == {
         ("dominant", 1), ("dominant", 2), ("random_dimensions", 1), ("random_dimensions", 2), ("bitfit", None),
+        ("random_elements", None),
     }  # fmt: skip
     one, two = (dominant["dominant", k] for k in (1, 2))
     assert one["trainable_parameters"] < two["trainable_parameters"] < two["total_parameters"]
