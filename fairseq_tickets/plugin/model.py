@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from fairseq_tickets.encoder_layer import TicketEncoderLayer, encoder_layers, head_rows
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape, is_dead_copy
-from fairseq_tickets.plugin.multitask_parts import sharing_parts
 from fairseq_tickets.plugin.multitask_state import (
     attach_tickets,
     check_heads,
@@ -34,6 +33,7 @@ from fairseq_tickets.plugin.multitask_state import (
     start_head,
 )
 from fairseq_tickets.plugin.trainable import note_parts
+from fairseq_tickets.super_ticket.parts import sharing_parts
 from fairseq_tickets.tickets import SuperTicket
 
 GATED, COMPACT = "gated", "compact"

@@ -36,7 +36,6 @@ from fairseq_tickets.plugin.multitask_data import (
     MultitaskDataset,
     sampling_exponent,
 )
-from fairseq_tickets.plugin.multitask_parts import sharing_parts
 from fairseq_tickets.plugin.multitask_tasks import TaskEntry, entries_from_text, entries_to_text, read_tasks
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.task import (
@@ -45,7 +44,8 @@ from fairseq_tickets.plugin.task import (
     complete_shape,
     retire_dead_copies,
 )
-from fairseq_tickets.plugin.trainable import note_parts
+from fairseq_tickets.plugin.trainable import note_parts, unwrapped
+from fairseq_tickets.super_ticket.parts import sharing_parts
 from fairseq_tickets.super_ticket.pruning import weight_remaining
 from fairseq_tickets.super_ticket.sharing import union
 from fairseq_tickets.tickets import SuperTicket, load_super_ticket
@@ -261,7 +261,7 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
 
     def gate(self, model: nn.Module, name: str) -> None:
         """Gate the encoder by a task's ticket for what comes next; no ticket = open gates."""
-        model = getattr(model, "module", model)
+        model = unwrapped(model)
         if isinstance(model, TicketRobertaModel):
             model.ticket_encoder.set_gates(model.task_tickets.get(name))
 
@@ -285,7 +285,7 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         Raises:
             UserError: there are tickets, and another optimizer than `ticket` is in use.
         """
-        model = getattr(model, "module", model)
+        model = unwrapped(model)
         if getattr(model, "task_tickets", None) and not isinstance(optimizer.optimizer, TicketTorchOptimizer):
             raise UserError(
                 f"--optimizer {type(optimizer).__name__} would move more than the tickets allow; use --optimizer ticket"
