@@ -1,10 +1,10 @@
 """Compact rewinding against gated rewinding: time and peak memory of a training step, by level.
 
-A step is forward, backward and Adamax over encoder layers of RoBERTa's shape with random weights, batch 4 x 128, float32.
-The gated side multiplies the pruned heads and FFNs by 0; the compact side has really removed them. Both sides take the same
-input in one process, turn by turn; time is the median of each. Memory is the peak of the resident set of a fresh process
-for each side, above the process before the model was made (of CUDA's allocator on a GPU). The aim: a time ratio of at
-most 1.1 x the share of encoder-layer weights that remain.
+A step is forward, backward and Adamax over encoder layers of RoBERTa's shape with random weights, batch 4 x 128,
+float32. The gated side multiplies the pruned heads and FFNs by 0; the compact side has really removed them. Both
+sides take the same input in one process, turn by turn; time is the median of each. Memory is the peak of the resident
+set of a fresh process for each side, above the process before the model was made (of CUDA's allocator on a GPU). The
+aim: a time ratio of at most 1.1 x the share of encoder-layer weights that remain.
 
     python benchmarks/compact.py --layers 24 --output compact.json     # RoBERTa-large's shape
     python benchmarks/compact.py --layers 4                            # reduced

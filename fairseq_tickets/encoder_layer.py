@@ -1,12 +1,13 @@
 """One post-norm Transformer encoder layer, as in BERT and RoBERTa, whose heads and FFN can be gated or really removed.
 
-Super tickets (Liang et al. 2021, section 3) give every attention head h a mask variable ξ_h and every FFN one variable ν:
+Super tickets (Liang et al. 2021, section 3) give every attention head h a mask variable ξ_h and every FFN one
+variable ν:
 
     MHA(x) = Σ_h ξ_h H_h(x) W_h^O + b^O        FFN(z) = ν FFN(z)
 
-`head_gate` and `ffn_gate` are those variables, one for all examples or one for each; without a gate nothing is multiplied.
-`prune_` is the compact form of the same function: rows, columns and FFNs are removed. A layer without heads adds W^O's
-bias; a layer without FFN adds nothing and its layer norm still runs.
+`head_gate` and `ffn_gate` are those variables, one for all examples or one for each; without a gate nothing is
+multiplied. `prune_` is the compact form of the same function: rows, columns and FFNs are removed. A layer without
+heads adds W^O's bias; a layer without FFN adds nothing and its layer norm still runs.
 
 Why a layer of our own: fairseq 0.12.2's MultiheadAttention reads the raw weights of its projections, so nothing can be
 hooked in, and its encoder layer keeps a second, dead copy of all weights. Parameter names here are fairseq's.

@@ -1,7 +1,8 @@
 """GLUE's metrics over a whole split.
 
 Every function takes all predictions of a split at once; none can be averaged over batches. Classification metrics take
-class indices, correlations take real numbers. Values are fractions (accuracy, F1: 0 to 1; MCC and correlations: -1 to 1).
+class indices, correlations take real numbers. Values are fractions (accuracy, F1: 0 to 1; MCC and correlations: -1 to
+1).
 """
 
 from __future__ import annotations

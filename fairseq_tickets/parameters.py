@@ -60,7 +60,7 @@ def matrix_name(layer: int, matrix: str, kind: str = "weight") -> str:
 
 
 def is_dead_copy(name: str) -> bool:
-    """True for the second copy of every layer weight that stock fairseq 0.12.2 keeps and saves, and that means nothing."""
+    """True for the second, meaningless copy of a layer weight that stock fairseq 0.12.2 keeps and saves."""
     return _DEAD_COPY.search(name) is not None
 
 

@@ -1,7 +1,7 @@
 """Tickets: small readable JSON files that say which part of a pre-trained model matters.
 
 `SuperTicket` (Liang et al. 2021, section 3) keeps or drops whole attention heads and FFNs: the masks ξ and ν.
-`DominantTicket` (Gong et al. 2022, section 3.3) lists for each of six matrices a layer the few input dimensions to train.
+`DominantTicket` (Gong et al. 2022, section 3.3) lists, for six matrices a layer, the few input dimensions to train.
 """
 
 from __future__ import annotations

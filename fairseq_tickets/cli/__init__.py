@@ -1,4 +1,4 @@
-"""The `fairseq-tickets` command: one sub-command per arrow of the design, each in its own module, loaded when called."""
+"""The `fairseq-tickets` command: one sub-command per arrow of the design, each a module that is loaded when called."""
 
 from __future__ import annotations
 

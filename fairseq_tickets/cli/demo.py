@@ -1,6 +1,7 @@
 """`fairseq-tickets demo`: from a pre-trained encoder to the first super ticket, in one resumable command.
 
-The demo is nothing of its own: it imports a model, writes a protocol file, and lets `run`, `table` and `plot` do the rest.
+The demo is nothing of its own: it imports a model, writes a protocol file, and lets `run`, `table` and `plot` do the
+rest.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from fairseq_tickets.errors import UserError
 
-DESCRIPTION = """Go the whole road once: import an encoder, fine-tune it, score its heads and FFNs, prune, rewind, compare.
+DESCRIPTION = """Go the whole road once: import an encoder, fine-tune, score heads and FFNs, prune, rewind, compare.
 
   fairseq-tickets demo                                   an embedded model and data; some minutes on two cores
   fairseq-tickets demo --glue GLUE --task RTE            the same on a GLUE task; an hour or so on two cores
@@ -156,8 +157,11 @@ def _report(runs: Path, output: Path, embedded: bool) -> None:
     tables = [tables_levels.levels(results)]
     pictures = {"phase_transition": figures_super.phase_transition(results)}
     if embedded:
-        tickets = {path.parent.name: load_dominant_ticket(path) for path in sorted(runs.glob("*/ticket.json"))
-                   if '"fairseq-tickets/dominant"' in path.read_text(encoding="utf-8")}
+        tickets = {
+            path.parent.name: load_dominant_ticket(path)
+            for path in sorted(runs.glob("*/ticket.json"))
+            if '"fairseq-tickets/dominant"' in path.read_text(encoding="utf-8")
+        }
         found = [ticket for ticket in tickets.values() if ticket.counts is not None][:1]
         tables += [layer_table(ticket) for ticket in found]
         tables.append(result_table("D2", results))

@@ -27,7 +27,8 @@ the result: configuration, seed, checksums of model and data. Runs that are fini
 same call goes on after whatever stopped it, with the same results as if nothing had. OUTPUT/EXPERIMENT/results/ holds
 the results of this protocol side by side, for `table` and `plot`.
 
-The keys of the file and their defaults are explained in fairseq_tickets/protocol/config.py; unknown ones are refused."""
+The keys of the file and their defaults are explained in fairseq_tickets/protocol/config.py; unknown ones are
+refused."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
 """`ticket_sentence_prediction`: the task loss, with GLUE's metrics taken over the whole split.
 
-Correlations, F1 and MCC are no averages over batches. In evaluation every batch hands on its predictions, with the ids of
-their examples, and the metrics are worked out from all of them; each example counts once, whichever worker saw it.
+Correlations, F1 and MCC are no averages over batches. In evaluation every batch hands on its predictions, with the
+ids of their examples, and the metrics are worked out from all of them; each example counts once, whichever worker saw
+it.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""`ticket_roberta` computes what fairseq's `roberta` computes, without its dead copies, and honours tickets on loading."""
+"""`ticket_roberta` computes what fairseq's `roberta` does, without dead copies, and honours tickets on loading."""
 
 from __future__ import annotations
 
