@@ -134,8 +134,6 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
             raise UserError(f"--task-temperature {cfg.task_temperature} must be above 0")
         if str(cfg.task_sampling) == ANNEALED and cfg.max_epoch < 1:
             raise UserError("--task-sampling annealed needs --max-epoch: it says by when sampling is nearly equal")
-        with open_dict(cfg):
-            cfg.tasks_resolved = entries_to_text(entries)
         tasks = {entry.name: _single_task(cfg, entry) for entry in entries}
         first = entries[0]
         for entry in entries[1:]:
@@ -204,6 +202,7 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         """
         if not from_checkpoint:
             complete_shape(cfg)
+            self._keep_list(cfg)
         with open_dict(cfg):
             cfg.max_positions = cfg.get("max_positions") or self.cfg.max_positions
         model: nn.Module = models.build_model(cfg, self, from_checkpoint)
@@ -223,6 +222,12 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
                 raise UserError("tickets need --arch ticket_roberta, _base or _large")
         note_parts(model, sharing_parts(model, names, tickets))
         return model
+
+    def _keep_list(self, cfg: Any) -> None:
+        """Write the list of tasks into what the trainer saves: `self.cfg` is a copy, the model's options are not."""
+        everything = cfg._get_root()
+        if "task" in everything and "tasks_resolved" in everything.task:
+            everything.task.tasks_resolved = entries_to_text(self.entries)
 
     def apply_tickets(self, model: TicketRobertaModel) -> dict[str, SuperTicket]:
         """Read the tasks' tickets, prune what is in none of them, and report the weight that remains."""
