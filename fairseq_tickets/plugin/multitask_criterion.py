@@ -56,12 +56,13 @@ class TicketMultitaskCriterion(TicketSentencePredictionCriterion):
             "nsentences": len(targets),
             "sample_size": len(targets),
         }
-        for other, its in self.task.tasks.items():  # the same keys on every worker, whose logs are added up
+        zero = torch.zeros_like(log["loss"])
+        for other, its in self.task.tasks.items():  # keys and kinds alike on all workers, whose logs are added up
             own = other == name
-            log[_LOSS + other] = log["loss"] if own else 0.0
+            log[_LOSS + other] = log["loss"] if own else zero
             log[_COUNT + other] = len(targets) if own else 0
             if not its.regression:
-                log[_RIGHT + other] = (predictions == targets).sum() if own else 0
+                log[_RIGHT + other] = (predictions == targets).sum() if own else zero
         if not self.training:
             ids = sample["id"].view(-1)
             columns = [ids, predictions, targets, task.selected(ids)]
