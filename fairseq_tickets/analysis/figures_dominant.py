@@ -155,8 +155,7 @@ def skeleton(tickets: Mapping[str, DominantTicket], at_least: int = 2) -> Figure
             axis.set_yticks(range(len(dims)), [f"{n} ({t})" for n, t in zip(names, totals)], fontsize=6)
             axis.set_ylim(tallest[number // 3] - 0.5, -0.5)
             axis.tick_params(axis="y", length=0)
-        grid[0, 0].set_ylabel("Dimension (layers)")
-        grid[1, 0].set_ylabel("Dimension (layers)")
+        figure.supylabel("dimension (number of layers)", fontsize=7.5)
         figure.supxlabel(f"darkness: share of tickets with the dimension, of {len(tickets)}", fontsize=7.5)
     return figure
 

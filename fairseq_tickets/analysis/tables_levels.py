@@ -5,7 +5,7 @@ The numbers behind paper S's Figures 4 and 7.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fairseq_tickets.analysis.markup import Cell, Table, cells, columns
 from fairseq_tickets.analysis.results import Result, select, signature, tuned
@@ -31,9 +31,14 @@ def levels(results: Sequence[Result]) -> Table:
         raise UserError("no winning, random or losing runs: there are no levels to show")
     return Table(
         "Scores of rewound tickets by level, on all of dev",
-        columns("Model", "Task", "Pruned heads and FFNs", "Weight remaining", *_KINDS, "Winning - full"),
+        columns(
+            "Model", "Task", "Pruned heads and FFNs", "Weight remaining", "... of layers", *_KINDS, "Winning - full"
+        ),
         rows,
-        ["Weight remaining: kept heads and FFNs and all that can't be pruned, embeddings included, over the encoder."],
+        [
+            "Weight remaining: kept heads and FFNs and all that can't be pruned, over the encoder; "
+            "the first figure counts the embeddings in, as paper S does, the second leaves them out."
+        ],
         signature([run for run in whole if run.method in ("full", *_KINDS)]),
     )
 
@@ -46,18 +51,22 @@ def _task_rows(own: Sequence[Result], model: str, task: str) -> list[list[Cell]]
     full = best_runs(own, "full")
     baseline = {run.seed: run.score() for run in full}
     score = metric_text(task, full) if full else "-"
-    rows = [cells(model, task, "0 % (full)", "100.0 %", score, score, score, "")]
+    rows = [cells(model, task, "0 % (full)", "100.0 %", "100.0 %", score, score, score, "")]
     for level in found:
         at = {kind: [run for run in runs if run.level == level] for kind, runs in tickets.items()}
         shown = [Cell(metric_text(task, runs)) if runs else NOT_MEASURED for runs in at.values()]
-        weights = [run.weight_remaining["encoder"] for runs in at.values() for run in runs]
+        weights = [_remaining(at, "encoder"), _remaining(at, "without_embeddings")]
         gains = [100 * (run.score() - baseline[run.seed]) for run in at["winning"] if run.seed in baseline]
         gain = spread(gains).mean if gains else None
         rows.append(
             [
-                *cells(model, task, f"{100 * level:g} %", f"{100 * spread(weights).mean:.1f} %"),
+                *cells(model, task, f"{100 * level:g} %", *weights),
                 *shown,
                 NOT_MEASURED if gain is None else Cell(f"{gain:+.1f}", bold=gain > 0),
             ]
         )
     return rows
+
+
+def _remaining(at: Mapping[str, Sequence[Result]], which: str) -> str:
+    return f"{100 * spread([run.weight_remaining[which] for runs in at.values() for run in runs]).mean:.1f} %"
