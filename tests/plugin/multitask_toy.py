@@ -10,14 +10,14 @@ from typing import Any, Optional
 from unittest import mock
 
 import yaml
-from fairseq_cli import train as fairseq_train
+from fairseq_cli import hydra_train
 
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.plugin.multitask_criterion import TicketMultitaskCriterion
 from fairseq_tickets.tickets import SuperTicket
 
 from . import toy
-from .training import COMMON, Run, config, run_config
+from .training import COMMON, Run, config, fresh_process, recorded, run_config
 
 SHAPE = ModelShape(toy.LAYERS, toy.HEADS, toy.EMBED, toy.FFN)
 # Layer 1 has no FFN and layer 2 no head 0 in any ticket; layer 0 has heads of one, two and all three tasks.
@@ -77,6 +77,24 @@ def train(tasks: Path, save_dir: Path, model: Optional[Path], *more: str) -> Run
 
 def train_config(made: Any, save_dir: Path) -> Run:
     """Run fairseq-train's main on a config, with exact losses recorded."""
+    with exact_losses() as losses:
+        run = run_config(made, save_dir)
+    run.losses = losses
+    return run
+
+
+def train_hydra(made: Any, save_dir: Path) -> Run:
+    """Run fairseq-hydra-train on a composed config, with exact losses recorded."""
+    run = Run(save_dir)
+    with exact_losses() as losses, fresh_process(), recorded(run):
+        hydra_train._hydra_main(made)
+    run.losses = losses
+    return run
+
+
+@contextlib.contextmanager
+def exact_losses() -> Iterator[list[float]]:
+    """The list fills with the mean training loss of every update."""
     losses: list[float] = []
     reduce = TicketMultitaskCriterion.reduce_metrics
 
@@ -86,9 +104,7 @@ def train_config(made: Any, save_dir: Path) -> Run:
         reduce(logs)
 
     with mock.patch.object(TicketMultitaskCriterion, "reduce_metrics", staticmethod(reduce_metrics)):
-        run = run_config(made, save_dir)
-    run.losses = losses
-    return run
+        yield losses
 
 
 @contextlib.contextmanager
@@ -103,6 +119,3 @@ def watching(method: str, around: Any) -> Iterator[None]:
 
     with mock.patch.object(TicketMultitaskTask, method, replaced):
         yield
-
-
-__all__ = ["fairseq_train"]

@@ -43,7 +43,7 @@ def logits(model: Any, name: str, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_checkpoint_gives_each_task_its_scores_without_list_and_tickets(folder: Path) -> None:
-    """Every metric of the run, from predictions made one by one by the reloaded model, against scikit-learn and SciPy."""
+    """Every metric of the run, from single predictions of the reloaded model, against scikit-learn and SciPy."""
     stats = json.loads((folder / "shared" / "stats.json").read_text())[-1]
     model, task = load_finetuned(folder / "shared" / "checkpoint_last.pt")
     assert model.ticket_encoder.super_ticket == UNION
@@ -162,7 +162,9 @@ def test_a_ticket_with_what_is_gone_is_refused(folder: Path, tmp_path: Path) -> 
         train_one(folder / "two", tmp_path / "a", start, "--ticket", str(tmp_path / "full.json"))
     TICKETS["two"].save(tmp_path / "two.json")
     with pytest.raises(UserError, match="use --ticket-form compact"):
-        train_one(folder / "two", tmp_path / "a", start, "--ticket", str(tmp_path / "two.json"), "--ticket-form", "gated")
+        train_one(
+            folder / "two", tmp_path / "a", start, "--ticket", str(tmp_path / "two.json"), "--ticket-form", "gated"
+        )
 
 
 def test_a_plain_optimizer_is_refused_under_tickets(folder: Path, tmp_path: Path) -> None:
@@ -246,7 +248,10 @@ def test_a_checkpoint_without_a_head_is_refused(folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--best-checkpoint-metric", "accuracy"], "accuracy is not measured here; choose from loss, score, three_loss"),
+        (
+            ["--best-checkpoint-metric", "accuracy"],
+            "accuracy is not measured here; choose from loss, score, three_loss",
+        ),
         (["--task-sampling", "temperature", "--task-temperature", "0"], "--task-temperature 0.0 must be above 0"),
     ],
 )

@@ -47,7 +47,9 @@ def test_examples_per_task_by_hand() -> None:
 
 
 def test_exponents() -> None:
-    assert [sampling_exponent("annealed", 2.0, 5, epoch) for epoch in range(1, 6)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
+    assert [sampling_exponent("annealed", 2.0, 5, epoch) for epoch in range(1, 6)] == pytest.approx(
+        [1, 0.8, 0.6, 0.4, 0.2]
+    )
     assert sampling_exponent("annealed", 2.0, 1, 1) == 1
     assert sampling_exponent("temperature", 4.0, 5, 3) == 0.25
     assert sampling_exponent("proportional", 4.0, 5, 3) == 1

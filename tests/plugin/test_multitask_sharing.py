@@ -107,7 +107,9 @@ def test_nothing_outside_the_active_tickets_changes(folder: Path, tmp_path: Path
 
     with watching("train_step", train_step), watching("optimizer_step", optimizer_step):
         train(tasks, tmp_path / "out", folder / "model.pt", "--no-save", *more)
-    assert {tuple(now) for now in updates} >= ({("three",), ("two",), ("real",)} if "--update-freq" not in more else set())
+    assert {tuple(now) for now in updates} >= (
+        {("three",), ("two",), ("real",)} if "--update-freq" not in more else set()
+    )
     if "--update-freq" in more:
         assert any(len(now) == 2 for now in updates)
 
@@ -167,7 +169,9 @@ def test_updates_are_those_of_algorithm_1_by_brute_force(kind: str) -> None:
                 g = g if kind == "adamw" else g + decay * p
                 t[name] += on
                 m[name] = torch.where(on, b1 * m[name] + (1 - b1) * g, m[name])
-                new_v = b2 * v[name] + (1 - b2) * g * g if kind == "adamw" else torch.maximum(b2 * v[name], g.abs() + eps)
+                new_v = (
+                    b2 * v[name] + (1 - b2) * g * g if kind == "adamw" else torch.maximum(b2 * v[name], g.abs() + eps)
+                )
                 v[name] = torch.where(on, new_v, v[name])
                 first = m[name] / (1 - b1 ** t[name].clamp(min=1))
                 second = (v[name] / (1 - b2 ** t[name].clamp(min=1))).sqrt() + eps if kind == "adamw" else v[name]
@@ -219,7 +223,9 @@ def test_without_tickets_only_the_heads_of_other_tasks_are_still(folder: Path, t
     """MT-DNN: optimizer `ticket` does what a plain one does."""
     tasks = write_list(folder, tmp_path / "tasks.yaml", tickets=False)
     common = [*NO_DROPOUT, "--lr", "0.05", "--no-save"]
-    ours = train(tasks, tmp_path / "a", folder / "model.pt", "--ticket-optimizer", "sgd", "--ticket-momentum", "0.9", *common)
+    ours = train(
+        tasks, tmp_path / "a", folder / "model.pt", "--ticket-optimizer", "sgd", "--ticket-momentum", "0.9", *common
+    )
     plain = train(tasks, tmp_path / "b", folder / "model.pt", "--optimizer", "sgd", "--momentum", "0.9", *common)
     assert len(ours.losses) == 30
     assert ours.losses == pytest.approx(plain.losses, abs=1e-5)
