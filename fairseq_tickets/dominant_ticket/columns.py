@@ -144,7 +144,9 @@ def apply_ticket(
 ) -> None:
     """Freeze encoder layers but for the dimensions of a ticket: every linear layer becomes a `ColumnLinear`.
 
-    Layer norms are frozen too. What lies outside these layers (embeddings, heads) is the caller's.
+    Layer norms are frozen too. Attention weights are worked out twice rather than kept: what is left of a layer's
+    memory is mostly activations, and they are a third of those. What lies outside these layers (embeddings, heads) is
+    the caller's.
 
     Args:
         layers: all layers of the encoder, first to last; not pruned.
@@ -160,6 +162,7 @@ def apply_ticket(
     ticket.validate_for(ModelShape(len(layers), first.num_heads, first.embed_dim, first.ffn_dim), "the dominant ticket")
     for layer in layers:
         layer.requires_grad_(False)
+        layer.self_attn.recompute = True
     for index, matrix, dimensions in ticket.items():
         parent: nn.Module = layers[index].self_attn if matrix.endswith("_proj") else layers[index]
         linear = getattr(parent, matrix)

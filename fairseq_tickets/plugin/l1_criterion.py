@@ -22,6 +22,7 @@ from fairseq_tickets.plugin.criterion import (
     TicketSentencePredictionCriterion,
     TicketSentencePredictionCriterionConfig,
 )
+from fairseq_tickets.plugin.mixed_precision import refuse_half_precision
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 
 SUBGRADIENT, PROXIMAL = "subgradient", "proximal"
@@ -42,6 +43,8 @@ class TicketSentencePredictionL1Config(TicketSentencePredictionCriterionConfig):
     l1_sigma: float = field(default=5e-5, metadata={"help": "σ: parameters with |Δθ| > σ are logged as moved"})
     l1_log_interval: int = field(default=50, metadata={"help": "log penalty and moved parameters every N updates"})
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
 
 
 @register_criterion("ticket_sentence_prediction_l1", dataclass=TicketSentencePredictionL1Config)
@@ -50,6 +53,7 @@ class TicketSentencePredictionL1Criterion(TicketSentencePredictionCriterion):
 
     def __init__(self, cfg: TicketSentencePredictionL1Config, task: Any) -> None:
         super().__init__(cfg, task)
+        refuse_half_precision(cfg.fp16, cfg.bf16, "--criterion ticket_sentence_prediction_l1")
         path = cfg.pretrained_path or cfg.finetune_from_model
         if not path:
             raise UserError("--pretrained-path is not set: the L1 penalty needs the checkpoint that holds θ₀")

@@ -127,6 +127,22 @@ class TicketRobertaModel(RobertaModel):
         base_architecture(args)
         return cls(args, TicketRobertaEncoder(args, task.source_dictionary))
 
+    def forward(
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        classification_head_name: Optional[str] = None,
+        **kwargs: Any,
+    ) -> Any:
+        """fairseq's own; since task heads read the first token alone, the last layer works out no other for them."""
+        last = self.ticket_encoder.layers[-1]
+        last.outputs = 1 if classification_head_name is not None and not return_all_hiddens else None
+        try:
+            return super().forward(src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs)
+        finally:
+            last.outputs = None
+
     @property
     def ticket_encoder(self) -> "TicketEncoder":
         """The encoder that carries the ticket."""

@@ -12,12 +12,14 @@ from typing import Any, List, Optional
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 from torch import Tensor
 
 from fairseq_tickets.dominant_ticket.updates import SlicedOptimizer
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.plugin.mixed_precision import refuse_half_precision
 from fairseq_tickets.plugin.trainable import noted_parts
 
 InnerOptimizer = ChoiceEnum(["adamw", "adamax", "sgd"])
@@ -35,6 +37,8 @@ class TicketOptimizerConfig(FairseqDataclass):
     ticket_momentum: float = field(default=0.0, metadata={"help": "momentum of SGD"})
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay; decoupled in AdamW"})
     lr: List[float] = II("optimization.lr")
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
 
 
 class TicketTorchOptimizer(torch.optim.Optimizer):
@@ -49,7 +53,23 @@ class TicketTorchOptimizer(torch.optim.Optimizer):
         named, parts = noted_parts(parameters)
         self.sliced = SlicedOptimizer(named.items(), parts, inner)
         self.active: Optional[Collection[Hashable]] = None
+        groups = dict.fromkeys(leaf.part.group for leaf in self.sliced.leaves)
+        self._groups = [group for group in groups if group is not None]
         super().__init__(list(named.values()), {"lr": self.sliced.inner.param_groups[0]["lr"]})
+
+    def activate(self, tasks: Collection[str]) -> None:
+        """Let the next step move the groups (sets of tasks) that have one of `tasks` in them; calls add up."""
+        found = {group for group in self._groups if not group.isdisjoint(tasks)}  # type: ignore[attr-defined]
+        self.active = found if self.active is None else found.union(self.active)
+
+    def unite_active(self, process_group: Any) -> None:
+        """Let every worker's next step move what that of any worker would."""
+        if self.active is None or not self._groups or distributed_utils.get_world_size(process_group) == 1:
+            return
+        device = next(iter(self.param_groups[0]["params"])).device
+        flags = torch.tensor([group in self.active for group in self._groups], dtype=torch.int32, device=device)
+        distributed_utils.all_reduce(flags, process_group, "max")
+        self.active = {group for group, flag in zip(self._groups, flags.tolist()) if flag}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -72,8 +92,9 @@ class TicketTorchOptimizer(torch.optim.Optimizer):
         return norm
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop all gradients."""
+        """Drop all gradients, and forget which groups were active for them."""
         self.sliced.zero_grad()
+        self.active = None
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state: that of the trainable part."""
@@ -93,12 +114,19 @@ class TicketOptimizer(FairseqOptimizer):  # type: ignore[misc]
 
     def __init__(self, cfg: TicketOptimizerConfig, params: Iterable[Tensor]) -> None:
         super().__init__(cfg)
+        refuse_half_precision(cfg.fp16, cfg.bf16, "--optimizer ticket")
         self._optimizer = TicketTorchOptimizer(params, inner_optimizer(cfg))
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
         """What overrides a saved state."""
         return {"lr": _learning_rate(self.cfg)}
+
+    def all_reduce_grads(self, module: Any) -> None:
+        """Called by fairseq once an update, between the last backward and clipping."""
+        super().all_reduce_grads(module)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._optimizer.unite_active(distributed_utils.get_data_parallel_group())
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
         """Clip over the trainable part alone; gradients outside it mean nothing."""

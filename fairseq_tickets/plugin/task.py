@@ -5,8 +5,10 @@ validation split, fixed by its own seed, is for choosing a ticket (Liang et al. 
 logged for the whole split (`accuracy`), for that part (`accuracy_select`) and for the rest (`accuracy_report`).
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -30,13 +32,14 @@ from fairseq_tickets.files import read_json
 from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION
 from fairseq_tickets.parameters import is_dead_copy
 from fairseq_tickets.plugin.chosen import ChosenDataset
+from fairseq_tickets.plugin.delta_checkpoints import delta_state
 from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion
 from fairseq_tickets.plugin.loading import checkpoint_shape
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
 from fairseq_tickets.plugin.multitask_state import AUTO
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.splits import check_split
-from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts
+from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts, random_element_parts, unwrapped
 from fairseq_tickets.tickets import SuperTicket, load_ticket
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,21 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
             "model as it is (always so for other archs) and needs --optimizer ticket"
         },
     )
+    random_elements: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "in place of a ticket, train a random share of the single elements of each encoder matrix, such as "
+            "0.05; needs --optimizer ticket"
+        },
+    )
+    random_elements_seed: int = field(default=1, metadata={"help": "seed of that choice; not the training seed"})
+    delta_checkpoints: bool = field(
+        default=False,
+        metadata={
+            "help": "dominant ticket in ticket_roberta: checkpoints hold only what is trained, with a delta file "
+            "beside each; they need the checkpoint of --finetune-from-model to be loaded"
+        },
+    )
     select_fraction: float = field(
         default=0.1, metadata={"help": "part of the validation split for selection (metrics *_select); 0 = none"}
     )
@@ -83,8 +101,8 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
     start_head: str = field(
         default=AUTO,
         metadata={
-            "help": "starting from a checkpoint of several tasks: the task whose head to go on with; 'auto' = the one named "
-            "like this task if there is one, 'new' = a new head"
+            "help": "starting from a checkpoint of several tasks: the task whose head to go on with; 'auto' = the one "
+            "named like this task if there is one, 'new' = a new head"
         },
     )
     metric: Optional[str] = field(
@@ -200,17 +218,35 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         """
         if not from_checkpoint:
             complete_shape(cfg)
-        with open_dict(cfg):
-            cfg.max_positions = cfg.get("max_positions") or self.cfg.max_positions
+        with opened(cfg) as options:
+            options["max_positions"] = options.get("max_positions") or self.cfg.max_positions
         model: nn.Module = models.build_model(cfg, self, from_checkpoint)
         model.register_classification_head(self.cfg.classification_head_name, num_classes=self.cfg.num_classes)
         if not isinstance(model, TicketRobertaModel):
             retire_dead_copies(model)
         elif not from_checkpoint:
             model.head_start = (self.cfg.classification_head_name, self.cfg.start_head, task_name(Path(self.cfg.data)))
-        parts = self.apply_ticket(model, self.cfg.ticket) if self.cfg.ticket and not from_checkpoint else None
+        parts = self.trainable_parts(model, cfg) if not from_checkpoint else None
         note_parts(model, parts)
         return model
+
+    def trainable_parts(self, model: nn.Module, cfg: Any) -> Optional[Mapping[str, Sequence[Part]]]:
+        """Put a fresh model under the ticket or the random elements that the options ask for.
+
+        Returns:
+            the parts of parameters that optimizer `ticket` may move; None = whatever requires a gradient.
+        """
+        if self.cfg.random_elements is not None and (self.cfg.ticket or self.cfg.delta_checkpoints):
+            other = "--ticket" if self.cfg.ticket else "--delta-checkpoints"
+            raise UserError(f"--random-elements {self.cfg.random_elements} can't be combined with {other}")
+        if self.cfg.random_elements is not None:
+            return random_element_parts(model, self.cfg.random_elements, self.cfg.random_elements_seed)
+        parts = self.apply_ticket(model, self.cfg.ticket) if self.cfg.ticket else None
+        if self.cfg.delta_checkpoints:
+            with opened(cfg) as options:
+                base = options.get("finetune_from_model")
+            self.state.merge_state_dict(delta_state(model, self.cfg.ticket, base))
+        return parts
 
     def build_criterion(self, cfg: Any) -> Any:
         """Keep hold of the criterion: a penalty acts around the optimizer's step."""
@@ -223,7 +259,7 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         Raises:
             UserError: the ticket needs optimizer `ticket`, and another one is in use.
         """
-        model = getattr(model, "module", model)
+        model = unwrapped(model)
         if moves_in_parts(model) and not isinstance(optimizer.optimizer, TicketTorchOptimizer):
             raise UserError(
                 f"--optimizer {type(optimizer).__name__} would move more than the ticket allows; use --optimizer ticket"
@@ -296,14 +332,22 @@ def complete_from_task_json(cfg: Any, data: Path) -> None:
 
 def complete_shape(cfg: Any) -> None:
     """Fill in what of the model's shape isn't given, from the checkpoint to start from."""
-    if "finetune_from_model" not in cfg or not cfg.finetune_from_model:
-        return
-    found = checkpoint_shape(cfg.finetune_from_model)
-    with open_dict(cfg):
-        for name, value in found.items():
+    with opened(cfg) as options:
+        start = options.get("finetune_from_model")
+        for name, value in (checkpoint_shape(start) if start else {}).items():
             # --max-positions is also the task's limit on examples; the position table is the checkpoint's matter
-            if cfg.get(name) is None or name == "max_positions":
-                cfg[name] = value
+            if options.get(name) is None or name == "max_positions":
+                options[name] = value
+
+
+@contextlib.contextmanager
+def opened(cfg: Any) -> Iterator[Any]:
+    """A model's options as a mapping that can be written to; fairseq's older archs, like roberta, get a Namespace."""
+    if isinstance(cfg, Namespace):
+        yield vars(cfg)
+    else:
+        with open_dict(cfg):
+            yield cfg
 
 
 def selection(examples: int, fraction: float, seed: int) -> Tensor:

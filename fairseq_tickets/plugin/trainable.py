@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from fairseq_tickets.dominant_ticket.updates import Part, Whole
+from fairseq_tickets.dominant_ticket.baselines import random_elements
+from fairseq_tickets.dominant_ticket.updates import Part, Whole, element_parts
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.parameters import model_shape
 
 _NOTE = "_fairseq_tickets_parts"
 
@@ -54,3 +56,22 @@ def moves_in_parts(model: nn.Module) -> bool:
         any(not isinstance(part, Whole) or part.group is not None for part in getattr(parameter, _NOTE, ("", ()))[1])
         for parameter in model.parameters()
     )
+
+
+def random_element_parts(model: nn.Module, fraction: float, seed: int) -> dict[str, Sequence[Part]]:
+    """Parts for training random single elements of the encoder's matrices, and the heads (Gong et al. 2022, table 3).
+
+    Raises:
+        UserError: the fraction is out of range.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise UserError(f"--random-elements {fraction:g} must be above 0 and at most 1; the paper's share is 0.05")
+    # The number of attention heads plays no part in the choice.
+    return element_parts(model.named_parameters(), random_elements(model_shape(model.state_dict(), 1), fraction, seed))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself: for data-parallel workers fairseq wraps it twice."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module  # type: ignore[assignment]
+    return model

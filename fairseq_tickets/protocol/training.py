@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import resource
@@ -15,7 +14,6 @@ from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
-from fairseq_tickets.protocol.elements import only_elements
 from fairseq_tickets.protocol.recording import Recorder
 from fairseq_tickets.protocol.store import CHECKPOINT, PREDICTIONS, RESULT, write_done, write_result
 
@@ -37,10 +35,10 @@ def train_run(spec: Mapping[str, Any], folder: Path) -> None:
     if ticket is not None:
         options += ["--ticket", str(folder / "ticket.json")]
     predicts = told["predict"] and (data / "input0" / "test.idx").is_file()
-    with contextlib.ExitStack() as stack:
-        if what["method"] == "random_elements":
-            stack.enter_context(only_elements(what["ticket"]["elements"], what["ticket"]["seed"]))
-        recorder, wall = _train(options, folder, what, saves=told["save_checkpoint"] or predicts)
+    if what["method"] == "random_elements":
+        chosen = what["ticket"]
+        options += ["--random-elements", repr(chosen["elements"]), "--random-elements-seed", str(chosen["seed"])]
+    recorder, wall = _train(options, folder, what, saves=told["save_checkpoint"] or predicts)
     content = _result(spec, recorder, facts, ticket, wall)
     if predicts:
         from fairseq_tickets.protocol.predictions import write_predictions
