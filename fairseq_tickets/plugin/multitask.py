@@ -192,7 +192,7 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         self.datasets[split] = made
         return made
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model, give it a head for each task, and put it under the union of the tasks' tickets.
 
         A model built from one of our checkpoints takes its tickets from there, not from the files.
@@ -205,7 +205,7 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
             self._keep_list(cfg)
         with open_dict(cfg):
             cfg.max_positions = cfg.get("max_positions") or self.cfg.max_positions
-        model: nn.Module = models.build_model(cfg, self, from_checkpoint)
+        model: Any = models.build_model(cfg, self, from_checkpoint)
         names = [entry.name for entry in self.entries]
         for entry in self.entries:
             model.register_classification_head(entry.name, num_classes=self.tasks[entry.name].cfg.num_classes)
