@@ -12,6 +12,7 @@ What is mended, and only where it is broken:
 - Python >= 3.12 has no `find_module`, which hydra 1.0 calls to find its plugins; 3.13 has no `typing.io`, which
   hydra's parser imports.
 - PyTorch >= 2.6 does not load fairseq's own checkpoints, for want of `argparse.Namespace` on its allow-list.
+- Python >= 3.10 has renamed an argument that hydra 1.0 uses when it prints an error.
 - A `UserError` ends fairseq-train and fairseq-hydra-train with one line in place of a traceback.
 - A wrong `--user-dir` is such an error.
 
@@ -31,6 +32,7 @@ import os
 import pkgutil
 import re
 import sys
+import traceback
 import typing
 from collections.abc import Iterator, Sequence
 from types import ModuleType, SimpleNamespace, TracebackType
@@ -251,6 +253,9 @@ def _patch_hydra_report(module: Any) -> None:
         return original(guarded)
 
     module.run_and_report = run_and_report
+    if sys.version_info >= (3, 10):  # hydra 1.0 names an argument that Python has renamed
+        module.print_exception = lambda etype, value, tb: traceback.print_exception(etype, value, tb)
+        applied.append("hydra can print errors")
 
 
 def _patch_plugin_scan(module: Any) -> None:

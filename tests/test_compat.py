@@ -219,7 +219,18 @@ def test_wrong_user_dir(
     ("command", "arguments"),
     [
         ("fairseq-train", ["data", "--user-dir", "missing"]),
-        ("fairseq-hydra-train", ["common.user_dir=missing", "task=language_modeling", "+task.data=x"]),
+        (
+            "fairseq-hydra-train",
+            [
+                *("--config-dir", str(PACKAGE.parent / "examples/super_tickets/config"), "--config-name", "rte"),
+                *(
+                    "common.user_dir=missing",
+                    "task.data=x",
+                    "checkpoint.save_dir=x",
+                    "checkpoint.finetune_from_model=x",
+                ),
+            ],
+        ),
     ],
 )
 def test_wrong_user_dir_is_one_line(run_command, command: str, arguments: list[str]) -> None:  # type: ignore[no-untyped-def]
