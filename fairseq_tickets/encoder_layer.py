@@ -32,8 +32,8 @@ class SelfAttention(nn.Module):
         kept_heads: original indices of the heads still there, rising.
         head_gate: None, or a tensor broadcastable to (batch, tokens, kept heads) that multiplies each head's output
             before W^O. A buffer that is not saved.
-        recompute: keep no attention weights for the backward pass, but work them out again: a third less memory for 3 %
-            more time where dropout rules out the fused kernel, on a CPU. Set for layers whose weights are mostly frozen.
+        recompute: keep no attention weights for the backward pass, but work them out again: a third less memory for
+            3 % more time where dropout rules out the fused kernel, on a CPU. For layers that are mostly frozen.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:

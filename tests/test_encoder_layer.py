@@ -98,3 +98,44 @@ def test_head_rows_by_hand() -> None:
 def test_gates_are_not_saved(layer: TicketEncoderLayer) -> None:
     layer.head_gate = torch.ones(1, 1, HEADS)
     assert not [name for name in layer.state_dict() if "gate" in name]
+
+
+@pytest.mark.parametrize("gates", [None, "example", "token"])
+def test_the_first_outputs_are_those_of_all(
+    layer: TicketEncoderLayer, inputs: tuple[torch.Tensor, torch.Tensor], gates: str | None
+) -> None:
+    """Values and gradients, with every shape of gate."""
+    x, mask = inputs
+    x.requires_grad_()
+    tokens = TOKENS if gates == "token" else 1
+    if gates is not None:
+        layer.head_gate, layer.ffn_gate = torch.rand(BATCH, tokens, HEADS).double(), torch.rand(BATCH, tokens).double()
+    found = []
+    for outputs in (None, 2):
+        layer.outputs = outputs
+        y = layer(x, mask)[:2]
+        found.append((y, *torch.autograd.grad(y.pow(2).sum(), [x, *layer.parameters()])))
+    for whole, part in zip(*found):
+        torch.testing.assert_close(part, whole, rtol=0, atol=1e-12)
+
+
+def test_recomputed_attention_is_the_same_for_less_memory(inputs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Bit for bit, dropout included."""
+    x, mask = inputs
+    layer = TicketEncoderLayer(EMBED, FFN, HEADS, dropout=0.2, attention_dropout=0.3).double()
+    found, saved = [], []
+    for recompute in (False, True):
+        layer.self_attn.recompute = recompute
+        torch.manual_seed(5)
+        seen: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, seen: dict[int, int] = seen) -> torch.Tensor:
+            seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = layer(x.requires_grad_(), mask)
+        found.append((y, *torch.autograd.grad(y.pow(2).sum(), [x, *layer.parameters()])))
+        saved.append(sum(seen.values()))
+    assert all(torch.equal(kept, again) for kept, again in zip(*found))
+    assert saved[1] < saved[0]
