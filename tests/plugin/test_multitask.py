@@ -6,10 +6,14 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq_cli import validate as fairseq_validate
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.plugin import multitask as task_module
@@ -20,6 +24,7 @@ from fairseq_tickets.tickets import SuperTicket
 from . import multitask_toy, toy
 from .multitask_toy import NO_DROPOUT, SHAPE, TICKETS, UNION, train, watching, write_list
 from .test_training import assert_same_weights, expected_metrics
+from .training import COMMON, fresh_process
 from .training import train as train_one
 
 
@@ -68,6 +73,24 @@ def test_the_checkpoint_gives_each_task_its_scores_without_list_and_tickets(fold
         assert stats[f"{name}_score"] == pytest.approx(sum(own) / len(own), abs=1e-4)
         scores.append(sum(own) / len(own))
     assert stats["score"] == pytest.approx(sum(scores) / 3, abs=1e-4)
+
+
+def test_fairseq_validate_prints_the_same(folder: Path) -> None:
+    """Again without list and tickets, in batches of another size."""
+    words = ["--path", str(folder / "shared" / "checkpoint_last.pt"), "--task", "ticket_multitask", *COMMON]
+    words += ["--criterion", "ticket_sentence_prediction", "--batch-size", "3"]
+    parsed = options.parse_args_and_arch(options.get_validation_parser(), words)
+    given = options.parse_args_and_arch(options.get_validation_parser(), words, suppress_defaults=True)
+    printed: list[dict[str, float]] = []
+    with fresh_process(), mock.patch.object(
+        fairseq_validate.progress_bar.JsonProgressBar,
+        "print",
+        lambda self, stats, tag=None, step=None: printed.append(dict(stats)),
+    ):
+        fairseq_validate.main(convert_namespace_to_omegaconf(parsed), override_args=given)
+    stats = json.loads((folder / "shared" / "stats.json").read_text())[-1]
+    for name in ("score", "score_report", "three_accuracy", "two_f1", "real_pearson", "real_score_select"):
+        assert float(printed[-1][name]) == pytest.approx(stats[name], abs=1e-4), name
 
 
 def test_weight_remaining_is_reported(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
