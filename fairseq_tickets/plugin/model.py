@@ -285,7 +285,7 @@ class TicketEncoder(TransformerEncoder):
         """Returns which structures the state dict has; None = all."""
         heads, ffn = state_dict.get(f"{prefix}ticket_heads"), state_dict.get(f"{prefix}ticket_ffn")
         if heads is None or ffn is None:
-            if self.ticket_heads is not None:
+            if self.ticket_heads is not None and self.ticket_ffn is not None:
                 state_dict[f"{prefix}ticket_heads"] = self.ticket_heads
                 state_dict[f"{prefix}ticket_ffn"] = self.ticket_ffn
             return None
@@ -311,6 +311,7 @@ class TicketEncoder(TransformerEncoder):
                     "--ticket-form gated needs all heads and FFNs, but those in no task's ticket are gone from the "
                     "checkpoint; use --ticket-form compact"
                 )
+            assert self.ticket_heads is not None and self.ticket_ffn is not None
             state_dict[f"{prefix}ticket_heads"], state_dict[f"{prefix}ticket_ffn"] = self.ticket_heads, self.ticket_ffn
         return saved if compact else None
 
