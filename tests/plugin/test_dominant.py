@@ -212,6 +212,7 @@ def fifty_updates(model: Any, optimizer: Any) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if not is_dead_copy(name) and not name.endswith("version")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", [[*COLUMNS, "--optimizer", "ticket"], OPTIMIZER], ids=["columns", "optimizer"])
 def test_accumulated_batches_are_one_batch(folder: Path, tmp_path: Path, ticket: str, route: list[str]) -> None:
     words = [*NO_DROPOUT, "--ticket", ticket, *route, "--lr", "0.001", "--max-epoch", "4", "--disable-validation"]

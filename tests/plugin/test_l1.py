@@ -170,6 +170,7 @@ def test_resumed_is_bit_for_bit_as_if_never_stopped(folder: Path, tmp_path: Path
     assert_close(resumed.checkpoint()["model"], whole.checkpoint()["model"], 0)
 
 
+@pytest.mark.slow
 def test_the_origin_after_a_resume_is_still_the_pretrained_model(folder: Path, tmp_path: Path) -> None:
     """With the resumed weights as θ₀ instead, the second epoch ends elsewhere: the test above can fail."""
     train(folder / "data", tmp_path / "one", folder / "model.pt", *ADAM, "--max-epoch", "1")
@@ -232,9 +233,8 @@ def test_task_loss_penalty_and_moved_parameters_are_logged_apart(folder: Path, t
     assert rows[0]["l1"] == rows[0]["moved"] == 0
 
 
-@pytest.mark.parametrize("data", ["scores", "binary"])
-def test_any_task_trains(folder: Path, tmp_path: Path, data: str) -> None:
-    run = train(folder / data, tmp_path, folder / "model.pt", *ADAM, "--max-epoch", "1")
+def test_a_regression_trains_too(folder: Path, tmp_path: Path) -> None:
+    run = train(folder / "scores", tmp_path, folder / "model.pt", *ADAM, "--max-epoch", "1")
     assert all(math.isfinite(loss) for loss in run.losses)
 
 
@@ -293,12 +293,6 @@ def test_a_checkpoint_against_itself_gives_no_ticket(
     assert main(words) == 2
     assert "same" in capsys.readouterr().err
     assert not (tmp_path / "ticket.json").exists()
-
-
-def test_a_proximal_step_needs_an_optimizer_it_knows(folder: Path, tmp_path: Path) -> None:
-    words = [*ADAM, "--l1-mode", "proximal", "--optimizer", "adagrad", "--max-epoch", "1"]
-    with pytest.raises(UserError, match="proximal knows the steps of"):
-        train(folder / "data", tmp_path, folder / "model.pt", *words)
 
 
 def test_the_criterion_is_the_task_loss_alone() -> None:
