@@ -43,9 +43,7 @@ class Classifier(nn.Module):
         self.embed_positions = nn.Embedding(POSITIONS, embed_dim)
         self.layernorm_embedding = nn.LayerNorm(embed_dim)
         self.layers = nn.ModuleList(TicketEncoderLayer(embed_dim, ffn_dim, heads) for _ in range(layers))
-        self.classifier = nn.Sequential(
-            nn.Linear(embed_dim, embed_dim), nn.Tanh(), nn.Linear(embed_dim, CLASSES)
-        )
+        self.classifier = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.Tanh(), nn.Linear(embed_dim, CLASSES))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, classes)."""
@@ -60,9 +58,7 @@ class Classifier(nn.Module):
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--embed-dim", type=int, default=1024)
     parser.add_argument("--ffn-dim", type=int, default=4096)

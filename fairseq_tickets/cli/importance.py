@@ -21,12 +21,8 @@ On several GPUs or processes:  torchrun --nproc-per-node 2 --no-python fairseq-t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Files, what to average over, and how to run."""
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="fine-tuned model (ticket_roberta*)"
-    )
-    parser.add_argument(
-        "--data", required=True, metavar="DIR", help="binarised data folder, made by `prepare`"
-    )
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="fine-tuned model (ticket_roberta*)")
+    parser.add_argument("--data", required=True, metavar="DIR", help="binarised data folder, made by `prepare`")
     parser.add_argument("--output", required=True, metavar="FILE", help="scores file to write (.npz)")
     parser.add_argument(
         "--granularity",
@@ -36,17 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "authors' code), or per batch (then the scores depend on --batch-size)",
     )
     parser.add_argument("--split", default="train", help="split of the data (default: %(default)s)")
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="a random sample of N examples, always the same"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="examples in a batch (default: %(default)s)"
-    )
+    parser.add_argument("--limit", type=int, metavar="N", help="a random sample of N examples, always the same")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples in a batch (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens in a batch, padding counted")
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
-    parser.add_argument(
-        "--amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs"
-    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -109,9 +99,7 @@ def _table(scores: object) -> str:
     lines = ["heads (divided by their layer's l2 norm) and FFN (raw):"]
     lines.append("layer " + "".join(f"{head:>6}" for head in range(heads.shape[1])) + "         FFN")
     for layer, row in enumerate(heads):
-        lines.append(
-            f"{layer:>5} " + "".join(f"{value:6.2f}" for value in row) + f"  {scores.ffn[layer]:10.3e}"
-        )
+        lines.append(f"{layer:>5} " + "".join(f"{value:6.2f}" for value in row) + f"  {scores.ffn[layer]:10.3e}")
     return "\n".join(lines)
 
 

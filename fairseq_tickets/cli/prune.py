@@ -21,12 +21,8 @@ Then train under it:  fairseq-train ... --ticket winning.json"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Files, fractions, and which tickets to keep."""
     parser.add_argument("--scores", required=True, metavar="FILE", help="scores file, made by `importance`")
-    parser.add_argument(
-        "--heads", required=True, metavar="P", help="fraction of heads to prune, 0 to less than 1"
-    )
-    parser.add_argument(
-        "--ffn", required=True, metavar="P", help="fraction of FFNs to prune, 0 to less than 1"
-    )
+    parser.add_argument("--heads", required=True, metavar="P", help="fraction of heads to prune, 0 to less than 1")
+    parser.add_argument("--ffn", required=True, metavar="P", help="fraction of FFNs to prune, 0 to less than 1")
     parser.add_argument(
         "--keep",
         choices=("winning", "random", "losing"),

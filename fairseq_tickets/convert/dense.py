@@ -35,6 +35,12 @@ def dense_state_dict(tensors: Mapping[str, Tensor], ffn_dim: int) -> dict[str, T
     Raises:
         UserError: tensors that contradict the ticket.
     """
+    shared = [name for name in tensors if name.startswith("classification_heads.") and name.endswith(".ticket_heads")]
+    if shared:
+        raise UserError(
+            f"the checkpoint has a ticket for each of its tasks ({shared[0].split('.')[1]} and others), but a dense "
+            "model is one function: fine-tune on one task under its ticket, then export"
+        )
     heads, ffn = tensors.get(TICKET_HEADS), tensors.get(TICKET_FFN)
     dense = {
         name: tensor.float() if tensor.is_floating_point() else tensor

@@ -1,8 +1,8 @@
 """`ticket_sentence_prediction_l1`: the task loss plus λ‖θ − θ₀‖₁ (Gong et al. 2022, equation 1).
 
-The penalty acts between fairseq's gradient normalisation and the optimizer's step, by way of the task's `optimizer_step`,
-so that λ means the same whatever the batch size, --update-freq, number of workers or precision; see dominant_ticket/l1.py.
-θ₀ is read from `pretrained_path` at every start, also when training resumes.
+The penalty acts between fairseq's gradient normalisation and the optimizer's step, by way of the task's
+`optimizer_step`, so that λ means the same whatever the batch size, --update-freq, number of workers or precision; see
+dominant_ticket/l1.py. θ₀ is read from `pretrained_path` at every start, also when training resumes.
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class TicketSentencePredictionL1Config(TicketSentencePredictionCriterionConfig):
 
 @register_criterion("ticket_sentence_prediction_l1", dataclass=TicketSentencePredictionL1Config)
 class TicketSentencePredictionL1Criterion(TicketSentencePredictionCriterion):
-    """Task loss in `forward`; the penalty in `before_step` and `after_step`, which the task calls around each update."""
+    """Task loss in `forward`; the penalty in `before_step` and `after_step`, which the task calls at each update."""
 
     def __init__(self, cfg: TicketSentencePredictionL1Config, task: Any) -> None:
         super().__init__(cfg, task)

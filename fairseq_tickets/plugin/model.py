@@ -3,8 +3,8 @@
 fairseq's RobertaModel is kept whole (embeddings, heads, loading); only its encoder layers are ours, because those of
 0.12.2 can't be gated, pruned or split by columns (see encoder_layer.py). Parameter names stay fairseq's.
 
-A super ticket is part of the checkpoint: the buffers `ticket_heads` (layers, heads) and `ticket_ffn` (layers,) are saved
-beside the weights, so that a checkpoint evaluated anywhere is evaluated under its ticket.
+A super ticket is part of the checkpoint: the buffers `ticket_heads` (layers, heads) and `ticket_ffn` (layers,) are
+saved beside the weights, so that a checkpoint evaluated anywhere is evaluated under its ticket.
 """
 
 from argparse import Namespace

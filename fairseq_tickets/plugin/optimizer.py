@@ -1,8 +1,9 @@
-"""Optimizer `ticket`: AdamW, Adamax or SGD that moves only what the ticket allows; the rest keeps its bits, state included.
+"""Optimizer `ticket`: AdamW, Adamax or SGD that moves only what the ticket allows; the rest keeps its bits, state
+included.
 
-Without a ticket it is plain torch.optim. With one, `dominant_ticket.updates.SlicedOptimizer` does the work: gradients are
-whole, but the inner optimizer sees only the parts that may move. The task may name the groups active in the next update
-(the tickets of the tasks in it; Liang et al. 2021, Algorithm 1).
+Without a ticket it is plain torch.optim. With one, `dominant_ticket.updates.SlicedOptimizer` does the work: gradients
+are whole, but the inner optimizer sees only the parts that may move. The task may name the groups active in the next
+update (the tickets of the tasks in it; Liang et al. 2021, Algorithm 1).
 """
 
 import ast
@@ -36,7 +37,7 @@ class TicketOptimizerConfig(FairseqDataclass):
     ticket_eps: float = field(default=1e-8, metadata={"help": "ε of AdamW and Adamax"})
     ticket_momentum: float = field(default=0.0, metadata={"help": "momentum of SGD"})
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay; decoupled in AdamW"})
-    lr: List[float] = II("optimization.lr")
+    lr: List[float] = II("optimization.lr")  # noqa: UP006  (omegaconf 2.0.6 knows no list[float])
     fp16: bool = II("common.fp16")
     bf16: bool = II("common.bf16")
 
@@ -158,5 +159,5 @@ def _betas(text: str) -> tuple[float, float]:
 
 
 def _learning_rate(cfg: TicketOptimizerConfig) -> float:
-    lr = cfg.lr
+    lr: Any = cfg.lr  # a list from fairseq-train, a number when a test or script builds the config
     return float(lr) if isinstance(lr, (int, float)) else float(lr[0])

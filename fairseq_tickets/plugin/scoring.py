@@ -18,6 +18,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json, sha256
 from fairseq_tickets.plugin.criterion import example_losses
 from fairseq_tickets.plugin.loading import load_finetuned
+from fairseq_tickets.plugin.task import TicketSentencePredictionTask
 from fairseq_tickets.super_ticket.importance import importance_scores
 from fairseq_tickets.super_ticket.scores import ImportanceScores
 
@@ -55,6 +56,10 @@ def score_checkpoint(
         if value is not None and value < 1:
             raise UserError(f"--{option} is {value}; it must be at least 1")
     model, task = load_finetuned(checkpoint, data)
+    if not isinstance(task, TicketSentencePredictionTask):
+        raise UserError(
+            f"--checkpoint {checkpoint} is not of task ticket_sentence_prediction; importance scores one task"
+        )
     model.to(device)
     task.load_dataset(split)
     dataset = task.dataset(split)
@@ -107,9 +112,7 @@ def _sample(examples: int, limit: int | None) -> Sequence[int]:
     return sorted(int(index) for index in order[:limit])
 
 
-def _batches(
-    dataset: Any, indices: Sequence[int], batch_size: int, max_tokens: int | None
-) -> list[list[int]]:
+def _batches(dataset: Any, indices: Sequence[int], batch_size: int, max_tokens: int | None) -> list[list[int]]:
     """Examples of like length together, the longest first: if memory does not suffice, it shows at once."""
     lengths = {index: int(dataset.num_tokens(index)) for index in indices}
     batches: list[list[int]] = []

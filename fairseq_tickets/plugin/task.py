@@ -1,8 +1,9 @@
 """`ticket_sentence_prediction`: fairseq's sentence_prediction with a ticket, GLUE's metrics and the selection split.
 
 What `prepare` wrote in task.json (classes, metric, kind of target) need not be said again. A random part of the
-validation split, fixed by its own seed, is for choosing a ticket (Liang et al. 2021, section 5.2: 10 % of dev); metrics are
-logged for the whole split (`accuracy`), for that part (`accuracy_select`) and for the rest (`accuracy_report`).
+validation split, fixed by its own seed, is for choosing a ticket (Liang et al. 2021, section 5.2: 10 % of dev);
+metrics are logged for the whole split (`accuracy`), for that part (`accuracy_select`) and for the rest
+(`accuracy_report`).
 """
 
 import contextlib
@@ -91,7 +92,9 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
     )
     length_bucket: int = field(
         default=0,
-        metadata={"help": "batch training examples whose lengths differ by less than this many tokens: less padding; 0 = off"},
+        metadata={
+            "help": "batch training examples whose lengths differ by less than this many tokens: less padding; 0 = off"
+        },
     )
     select_seed: int = field(default=1, metadata={"help": "seed of the selection part; not the training seed"})
     train_examples: Optional[int] = field(
@@ -196,7 +199,8 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         if split == "train" and self.cfg.train_examples is not None:
             if not 1 <= self.cfg.train_examples <= len(dataset):
                 raise UserError(
-                    f"--train-examples {self.cfg.train_examples} must be 1 to {len(dataset)}, the training examples there are"
+                    f"--train-examples {self.cfg.train_examples} must be 1 to {len(dataset)}, the training examples "
+                    "there are"
                 )
             chosen = nested_subset(range(len(dataset)), self.cfg.train_examples, self.cfg.train_examples_seed)
             dataset = self.datasets[split] = ChosenDataset(dataset, chosen)
@@ -221,7 +225,9 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         with opened(cfg) as options:
             options["max_positions"] = options.get("max_positions") or self.cfg.max_positions
         model: nn.Module = models.build_model(cfg, self, from_checkpoint)
-        model.register_classification_head(self.cfg.classification_head_name, num_classes=self.cfg.num_classes)
+        model.register_classification_head(  # type: ignore[operator]
+            self.cfg.classification_head_name, num_classes=self.cfg.num_classes
+        )
         if not isinstance(model, TicketRobertaModel):
             retire_dead_copies(model)
         elif not from_checkpoint:
@@ -305,7 +311,7 @@ def retire_dead_copies(model: nn.Module) -> None:
             parameter.requires_grad_(False)
     for module in model.modules():
         if hasattr(module, "ever_training"):
-            module.ever_training = True
+            module.ever_training = True  # type: ignore[assignment]
 
 
 def complete_from_task_json(cfg: Any, data: Path) -> None:

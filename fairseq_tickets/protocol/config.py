@@ -319,9 +319,7 @@ def _adaptation(section: Section, tasks: dict[str, Task], super_tickets: SuperTi
     made = Adaptation(
         source=source,
         targets=section.several("targets", None, as_word([name for name in tasks if name != source])),
-        fractions=section.several(
-            "fractions", [0.001, 0.01, 0.1, 1.0], lambda v, p: as_number(v, p, 0, 1, above=True)
-        ),
+        fractions=section.several("fractions", [0.001, 0.01, 0.1, 1.0], lambda v, p: as_number(v, p, 0, 1, above=True)),
         methods=section.several("methods", ["full", "winning"], as_word(("full", "winning"))),
         learning_rates=section.several("learning_rates", None, lambda v, p: as_number(v, p, 0, above=True))
         if "learning_rates" in section

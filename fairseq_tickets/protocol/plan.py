@@ -32,9 +32,7 @@ class Plan:
         if known is None:
             self.runs[run.key] = run
         elif (run.saves, run.predicts) != (known.saves, known.predicts):
-            self.runs[run.key] = replace(
-                known, saves=run.saves or known.saves, predicts=run.predicts or known.predicts
-            )
+            self.runs[run.key] = replace(known, saves=run.saves or known.saves, predicts=run.predicts or known.predicts)
         return self.runs[run.key]
 
 

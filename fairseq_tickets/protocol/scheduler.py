@@ -41,14 +41,17 @@ def run_worker(spec: str, threads: int, lock: int | None = None) -> None:
     environment["TOKENIZERS_PARALLELISM"] = "false"
     command = [sys.executable, "-m", "fairseq_tickets.protocol.worker", spec]
     try:
-        with open(folder / LOG, "wb") as log, subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=() if lock is None else (lock,),
-        ) as process:
+        with (
+            open(folder / LOG, "wb") as log,
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=() if lock is None else (lock,),
+            ) as process,
+        ):
             code = _wait(process, folder.parent / STOP)
     except OSError as error:
         raise UserError(f"cannot start the run in {folder}: {error.strerror or error}") from error

@@ -326,7 +326,9 @@ def _ticket_of(start: Path) -> Any:
     path = start.parent / "ticket.json"
     if path.is_file():
         return ticket_from_json(read_json(path, "ticket"), str(path))
-    found = [name for name in checkpoint.load(start, mmap=True)["model"] if name.endswith("ticket_heads")]
+    found = [
+        name for name in checkpoint.load(start, mmap=True)["model"] if name.endswith("sentence_encoder.ticket_heads")
+    ]
     if found:
         raise UserError(f"{start} holds a ticket, but there is no {path}")
     return None

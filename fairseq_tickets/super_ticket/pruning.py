@@ -82,9 +82,7 @@ def super_ticket(
         "scores": dict(scores.provenance, examples=scores.examples, sha256=scores_sha256),
         "package_version": __version__,
     }
-    ticket = SuperTicket(
-        shape, mask.reshape(shape.layers, shape.heads).tolist(), ffn_mask.tolist(), provenance
-    )
+    ticket = SuperTicket(shape, mask.reshape(shape.layers, shape.heads).tolist(), ffn_mask.tolist(), provenance)
     vocab_size, positions = scores.provenance.get("vocab_size"), scores.provenance.get("positions")
     remaining = weight_remaining(shape, ticket, vocab_size or 0, positions or 0)
     if vocab_size is None or positions is None:
@@ -134,9 +132,7 @@ def pruning_orders(scores: ImportanceScores, keep: str, seed: int) -> tuple[list
     return np.argsort(head_keys, kind="stable").tolist(), np.argsort(ffn_keys, kind="stable").tolist()
 
 
-def weight_remaining(
-    shape: ModelShape, ticket: SuperTicket, vocab_size: int, positions: int
-) -> dict[str, float]:
+def weight_remaining(shape: ModelShape, ticket: SuperTicket, vocab_size: int, positions: int) -> dict[str, float]:
     """Fraction of the weights that stays, 0 to 1, counting weights and biases.
 
     "encoder": of embeddings (tokens, positions, their layer norm) and layers; it gives the paper's 0.93 and

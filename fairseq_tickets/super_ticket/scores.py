@@ -95,9 +95,7 @@ class ImportanceScores:
         except OSError as error:
             raise UserError(f"cannot read scores file {path}: {error.strerror or error}") from error
         except _DAMAGED as error:
-            raise UserError(
-                f"scores file {path} is damaged, cut, or not made by `importance`: {error}"
-            ) from error
+            raise UserError(f"scores file {path} is damaged, cut, or not made by `importance`: {error}") from error
         try:
             provenance = json.loads(str(arrays["provenance"][()]))
             if provenance.pop("format") != FORMAT or provenance.pop("version") != VERSION:

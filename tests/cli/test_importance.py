@@ -102,9 +102,7 @@ def test_scores_are_those_of_a_loop_over_single_examples(folder, kind, capsys):
         loss.backward()
         heads += np.stack([layer.head_gate.grad.abs().view(-1).numpy() for layer in layers]) / 24
         ffn += np.array([layer.ffn_gate.grad.abs().item() for layer in layers]) / 24
-    np.testing.assert_allclose(
-        scores.heads, heads, rtol=1e-3, atol=1e-6 * heads.max()
-    )  # float32 against float64
+    np.testing.assert_allclose(scores.heads, heads, rtol=1e-3, atol=1e-6 * heads.max())  # float32 against float64
     np.testing.assert_allclose(scores.ffn, ffn, rtol=1e-3)
     assert "24 examples of train, granularity example" in capsys.readouterr().out
 

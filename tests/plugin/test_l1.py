@@ -121,8 +121,9 @@ def amp_on_the_cpu(dtype: torch.dtype | None) -> Iterator[list[float]]:
     def autocast(enabled: bool) -> Any:
         return torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=enabled and dtype is not None)
 
-    with mock.patch.multiple(torch.cuda.amp, GradScaler=lambda **_: scaler, autocast=autocast), mock.patch.object(
-        scaler, "unscale_", unscaled
+    with (
+        mock.patch.multiple(torch.cuda.amp, GradScaler=lambda **_: scaler, autocast=autocast),
+        mock.patch.object(scaler, "unscale_", unscaled),
     ):
         yield scales
 

@@ -82,10 +82,13 @@ def test_fairseq_validate_prints_the_same(folder: Path) -> None:
     parsed = options.parse_args_and_arch(options.get_validation_parser(), words)
     given = options.parse_args_and_arch(options.get_validation_parser(), words, suppress_defaults=True)
     printed: list[dict[str, float]] = []
-    with fresh_process(), mock.patch.object(
-        fairseq_validate.progress_bar.JsonProgressBar,
-        "print",
-        lambda self, stats, tag=None, step=None: printed.append(dict(stats)),
+    with (
+        fresh_process(),
+        mock.patch.object(
+            fairseq_validate.progress_bar.JsonProgressBar,
+            "print",
+            lambda self, stats, tag=None, step=None: printed.append(dict(stats)),
+        ),
     ):
         fairseq_validate.main(convert_namespace_to_omegaconf(parsed), override_args=given)
     stats = json.loads((folder / "shared" / "stats.json").read_text())[-1]

@@ -20,8 +20,9 @@ def test_two_workers_are_one_that_accumulates_two_batches(tmp_path: Path) -> Non
     common = [*NO_DROPOUT, "--lr", "0.001", "--ticket-optimizer", "adamw", "--weight-decay", "0.1"]
     common += ["--clip-norm", "0.5"]
     one = train(tasks, tmp_path / "one", folder / "model.pt", *common, "--update-freq", "2")
-    with mock.patch.object(test_workers, "arguments", multitask_toy.arguments), mock.patch.object(
-        test_workers, "run_config", multitask_toy.train_config
+    with (
+        mock.patch.object(test_workers, "arguments", multitask_toy.arguments),
+        mock.patch.object(test_workers, "run_config", multitask_toy.train_config),
     ):
         two = test_workers.train_in_parallel(tasks, tmp_path / "two", folder / "model.pt", *common)
     assert len(one.losses) == len(two.losses) == 16

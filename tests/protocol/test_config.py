@@ -37,9 +37,7 @@ def test_defaults_are_those_of_the_paper() -> None:
 
 
 def test_a_task_overrides_training_and_leaves_the_others_alone() -> None:
-    protocol = load(
-        tasks={"RTE": {"head_dropout": 0.3, "subset": 500}, "MRPC": None}, training={"head_dropout": 0.05}
-    )
+    protocol = load(tasks={"RTE": {"head_dropout": 0.3, "subset": 500}, "MRPC": None}, training={"head_dropout": 0.05})
     assert protocol.tasks["RTE"].training.head_dropout == 0.3
     assert protocol.tasks["RTE"].subset == 500
     assert protocol.tasks["MRPC"].training.head_dropout == 0.05

@@ -99,9 +99,11 @@ def test_changed_inputs_are_refused_and_named(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    with Store(tmp_path).lock(), pytest.raises(UserError, match="another `fairseq-tickets run` works in"), Store(
-        tmp_path
-    ).lock(patience=0.0):
+    with (
+        Store(tmp_path).lock(),
+        pytest.raises(UserError, match="another `fairseq-tickets run` works in"),
+        Store(tmp_path).lock(patience=0.0),
+    ):
         pass
     with Store(tmp_path).lock(patience=0.0):
         pass

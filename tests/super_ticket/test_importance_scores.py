@@ -49,9 +49,7 @@ def test_equals_finite_differences_of_each_example(model, examples):
                 with torch.no_grad():
                     layer.self_attn.out_proj.weight[:, columns] *= value
 
-            expected_heads[index, head] = np.mean(
-                [abs(finite_difference(model, e, scale_head)) for e in examples]
-            )
+            expected_heads[index, head] = np.mean([abs(finite_difference(model, e, scale_head)) for e in examples])
 
         def scale_ffn(value, layer=layer):
             with torch.no_grad():
@@ -72,9 +70,7 @@ def test_equals_finite_differences_of_each_example(model, examples):
         pytest.param(lambda e: [collate([one]) for one in e], id="one by one"),
         pytest.param(lambda e: [collate(e[:5]), collate(e[5:])], id="unequal batches"),
         pytest.param(lambda e: [collate(e[::-1])], id="reversed"),
-        pytest.param(
-            lambda e: [collate([e[i] for i in (3, 0, 5)]), collate([e[i] for i in (4, 1, 2)])], id="mixed"
-        ),
+        pytest.param(lambda e: [collate([e[i] for i in (3, 0, 5)]), collate([e[i] for i in (4, 1, 2)])], id="mixed"),
         pytest.param(lambda e: [collate(e, pad_to=12)], id="more padding"),
     ],
 )
@@ -101,9 +97,7 @@ def hand_layer() -> nn.Sequential:
         layer.self_attn_layer_norm.weight.fill_(1)
         layer.final_layer_norm.weight.fill_(1)
         layer.self_attn.v_proj.weight.copy_(torch.tensor([[1.0, 0.0], [0.5, 0.0]]))  # head 0: 1, head 1: 1/2
-        layer.self_attn.out_proj.weight.copy_(
-            torch.tensor([[0.25, 0.25], [0.0, -0.25]])
-        )  # differences 1/4 and 1/2
+        layer.self_attn.out_proj.weight.copy_(torch.tensor([[0.25, 0.25], [0.0, -0.25]]))  # differences 1/4 and 1/2
         layer.fc2.bias.copy_(torch.tensor([0.3, 0.0]))
     return nn.Sequential(layer)
 
@@ -199,9 +193,7 @@ def test_autocast_is_close_to_float32(examples, dtype, tolerance):
 
 def test_progress_is_told_each_batch(model, examples):
     told: list = []
-    importance_scores(
-        model, [collate(examples[:4]), collate(examples[4:])], loss_of(model), progress=told.append
-    )
+    importance_scores(model, [collate(examples[:4]), collate(examples[4:])], loss_of(model), progress=told.append)
     assert told == [4, 2]
 
 

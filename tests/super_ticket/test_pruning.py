@@ -169,10 +169,7 @@ def test_random_stays_the_same_over_versions():
 
 def test_random_ignores_the_scores_and_winning_ignores_the_seed():
     other = scores_of(BY_HAND.heads[::-1] + 1, BY_HAND.ffn[::-1])
-    assert (
-        super_ticket(other, 0.5, 0.25, "random", 3).heads
-        == super_ticket(BY_HAND, 0.5, 0.25, "random", 3).heads
-    )
+    assert super_ticket(other, 0.5, 0.25, "random", 3).heads == super_ticket(BY_HAND, 0.5, 0.25, "random", 3).heads
     assert super_ticket(BY_HAND, 0.5, 0.25, "winning", 3) == super_ticket(BY_HAND, 0.5, 0.25, "winning", 4)
 
 
