@@ -50,6 +50,7 @@ def finetuned(path: Path, data: Path, model: torch.nn.Module, regression: bool =
         "metric": None,
     }
     state["cfg"]["criterion"] = {"_name": "ticket_sentence_prediction", "classification_head_name": HEAD}
+    state["cfg"]["checkpoint"] = {"best_checkpoint_metric": "loss"}
     torch.save(state, path)
     return path
 
