@@ -60,6 +60,7 @@ def ticket_roberta(**changes: Any) -> Any:
     """The plugin's model in the same shape."""
     from fairseq_tickets.plugin.model import TicketRobertaConfig, TicketRobertaModel
 
+    torch.manual_seed(1)
     config = TicketRobertaConfig()
     for name, value in model_options(**changes).items():
         setattr(config, name, value)
