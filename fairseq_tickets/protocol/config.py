@@ -7,6 +7,7 @@
       RTE:
       SST-2: {subset: 6000, head_dropout: 0.1}       # any key of `training`, and subset, fractions, data
     seeds: [1, 2, 3]
+    search_seeds: 1                          # seeds on which learning rates and batch sizes are searched; all if absent
     training: {learning_rates: [1e-4], batch_sizes: [16], max_epoch: 6}
     super_tickets: {levels: [0.1, 0.2], keep: [winning, random]}
     adaptation: {source: MNLI, targets: [SNLI, SciTail], fractions: [0.001, 0.01, 0.1, 1]}
@@ -150,7 +151,12 @@ class Dominant:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A whole protocol file."""
+    """A whole protocol file.
+
+    Attributes:
+        search_seeds: learning rates and batch sizes are searched on so many of the seeds, the first ones; the other
+            seeds run the best of them only.
+    """
 
     path: Path
     experiment: str
@@ -160,6 +166,7 @@ class Protocol:
     tokenizer: Path
     tasks: dict[str, Task]
     seeds: tuple[int, ...]
+    search_seeds: int
     super_tickets: SuperTickets | None
     adaptation: Adaptation | None
     dominant: Dominant | None
@@ -197,11 +204,18 @@ def protocol_from(content: Any, path: Path) -> Protocol:
     glue = top.path("glue") if "glue" in top else None
     tokenizer = top.path("tokenizer") if "tokenizer" in top else folder
     seeds = top.several("seeds", None, lambda v, p: as_whole(v, p, 0)) if "seeds" in top else (1, 2, 3, 4, 5)
+    search_seeds = top.whole("search_seeds", len(seeds), 1)
+    if search_seeds > len(seeds):
+        raise UserError(f"{top.at('search_seeds')} is {search_seeds}, but there are only {len(seeds)} seeds")
     training_section = top.section("training")
     _training(training_section)
     training_section.close()
     tasks = _tasks(top.section("tasks"), training_section, glue)
     super_tickets = _super_tickets(top.section("super_tickets"), tasks) if "super_tickets" in top else None
+    if super_tickets is not None and super_tickets.settings == "all" and search_seeds < len(seeds):
+        raise UserError(
+            f"{top.at('search_seeds')} is {search_seeds}: `settings: all` takes every setting on every seed"
+        )
     adaptation = _adaptation(top.section("adaptation"), tasks, super_tickets) if "adaptation" in top else None
     dominant = _dominant(top.section("dominant"), tasks, training_section) if "dominant" in top else None
     keep_checkpoints = top.flag("keep_checkpoints", False)
@@ -211,8 +225,8 @@ def protocol_from(content: Any, path: Path) -> Protocol:
         raise UserError(f"{path} asks for nothing: it needs a section super_tickets or dominant")
     top.close()
     return Protocol(
-        path, experiment, model_name, folder, glue, tokenizer, tasks, seeds, super_tickets, adaptation, dominant,
-        keep_checkpoints,
+        path, experiment, model_name, folder, glue, tokenizer, tasks, seeds, search_seeds, super_tickets, adaptation,
+        dominant, keep_checkpoints,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.config import load_protocol
 from fairseq_tickets.protocol.inputs import Checksums, Inputs, find_data, find_model
 from fairseq_tickets.protocol.plan import Plan, Planner, check_levels
+from fairseq_tickets.protocol.processes import end_workers
 from fairseq_tickets.protocol.runs import TRAIN, Run
 from fairseq_tickets.protocol.scheduler import default_executor, missing, run_all
 from fairseq_tickets.protocol.store import RESULT, Store
@@ -151,6 +152,7 @@ class Experiment:
             finally:
                 if executor is None:
                     chosen.shutdown(wait=False)
+                    end_workers()
                 collected = self._collect()
             self._copy_predictions()
             return self._status(plan, collected)

@@ -7,8 +7,9 @@ plan is made again after every run, so that it grows; it depends on results alon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Planner:
         cells = [(self.protocol.tasks[name], f) for name in section.tasks for f in self.protocol.tasks[name].fractions]
         settings: dict[tuple[str, float], Sequence[tuple[float, int]] | None] = {}
         for task, fraction in cells:
-            full = self._full_runs(plan, task, task.training, fraction, section.predictions, saves=True)
+            full = self._full_runs(plan, results, task, fraction)
             chosen: Sequence[tuple[float, int]] | None = list(full)
             if section.settings == "best" and len(full) > 1:
                 best = best_setting(full, results)
@@ -81,18 +82,38 @@ class Planner:
                     self._tickets(plan, task, fraction, lr, batch_size, seed)
 
     def _full_runs(
-        self, plan: Plan, task: Task, training: Training, fraction: float, predictions: bool, saves: bool
+        self, plan: Plan, results: Mapping[str, Result], task: Task, fraction: float
     ) -> dict[tuple[float, int], list[Run]]:
-        found: dict[tuple[float, int], list[Run]] = {}
-        for batch_size in training.batch_sizes:
-            for lr in training.learning_rates:
-                for seed in self.protocol.seeds:
-                    run = self._train(
-                        plan, task, training, lr, batch_size, seed, fraction, "full",
-                        predictions=predictions, saves=saves,
-                    )  # fmt: skip
-                    found.setdefault((lr, batch_size), []).append(run)
-        return found
+        section, training = self.protocol.super_tickets, task.training
+        assert section is not None
+
+        def train(lr: float, batch_size: int, seed: int) -> Run:
+            return self._train(
+                plan, task, training, lr, batch_size, seed, fraction, "full",
+                predictions=section.predictions, saves=True,
+            )  # fmt: skip
+
+        return self._search(plan, results, training.learning_rates, training.batch_sizes, train)
+
+    def _search(
+        self,
+        plan: Plan,
+        results: Mapping[str, Result],
+        learning_rates: Sequence[float],
+        batch_sizes: Sequence[int],
+        train: Callable[[float, int, int], Run],
+    ) -> dict[tuple[float, int], list[Run]]:
+        """Runs of every setting on the seeds to search on, and of the best one on the others once it is known."""
+        count = self.protocol.search_seeds
+        seeds, others = self.protocol.seeds[:count], self.protocol.seeds[count:]
+        runs = {(lr, b): [train(lr, b, seed) for seed in seeds] for b in batch_sizes for lr in learning_rates}
+        if others:
+            best = next(iter(runs)) if len(runs) == 1 else best_setting(runs, results)
+            if best is None:
+                plan.undecided += len(others)
+            else:
+                runs[best] += [train(*best, seed) for seed in others]
+        return runs
 
     def _tickets(self, plan: Plan, task: Task, fraction: float, lr: float, batch_size: int, seed: int) -> None:
         section, training = self.protocol.super_tickets, task.training
@@ -187,11 +208,9 @@ class Planner:
             for method in section.methods:
                 counts: Iterable[int | None] = section.top_k if method in ("dominant", "random_dimensions") else (None,)
                 for top_k in counts:
-                    for batch_size in section.training.batch_sizes:
-                        for lr in section.learning_rates[method]:
-                            for seed in self.protocol.seeds:
-                                extract = extracts[seed if section.ticket_seed == "same" else self.protocol.seeds[0]]
-                                self._dominant_run(plan, task, method, top_k, lr, batch_size, seed, extract)
+                    train = partial(self._dominant_run, plan, task, method, top_k, extracts)
+                    rates = section.learning_rates[method]
+                    self._search(plan, results, rates, section.training.batch_sizes, train)
 
     def _ticket_seeds(self) -> Sequence[int]:
         assert self.protocol.dominant is not None
@@ -239,22 +258,23 @@ class Planner:
         task: Task,
         method: str,
         top_k: int | None,
+        extracts: Mapping[int, Run],
         lr: float,
         batch_size: int,
         seed: int,
-        extract: Run,
-    ) -> None:
+    ) -> Run:
         section = self.protocol.dominant
         assert section is not None
         ticket: dict[str, Any] | None = None
         needs: tuple[str, ...] = ()
         told: dict[str, Any] = {}
         if method in ("dominant", "random_dimensions"):
+            extract = extracts[seed if section.ticket_seed == "same" else self.protocol.seeds[0]]
             ticket = {"extract": extract.key, "top_k": top_k, "seed": seed if method != "dominant" else None}
             needs, told = (extract.key,), {"ticket": str(self.folder / extract.key / "ticket.json")}
         elif method == "random_elements":
             ticket = {"elements": section.element_fraction, "seed": seed}
-        self._train(
+        return self._train(
             plan, task, section.training, lr, batch_size, seed, 1.0, method,
             top_k=top_k, ticket=ticket, needs=needs, told=told,
         )  # fmt: skip

@@ -1,76 +1,27 @@
 """Runs in dependency order on any `concurrent.futures.Executor`.
 
 An executor gets `run_worker` and plain arguments, and gives back a Future: a cluster engine's executor can take the
-place of the default one, a thread for each of N subprocesses, without a change elsewhere. Workers are fresh processes;
-when the process that started them ends, however it ends, they end too: the pipe on their standard input closes.
+place of the default one, a thread for each of N processes, without a change elsewhere.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.plan import Plan
+from fairseq_tickets.protocol.processes import STOP, run_worker
 from fairseq_tickets.protocol.runs import PREPARE, Run
-from fairseq_tickets.protocol.store import LOG, Store
+from fairseq_tickets.protocol.store import Store
 
-STOP = ".stop"  # while a file of this name is in the experiment's folder, workers are ended
-ERROR_MARK = "fairseq-tickets: error: "
 Replan = Callable[[], Plan]
 Report = Callable[[Plan, int, int, "Run | None"], None]
 
 
-def run_worker(spec: str, threads: int, lock: int | None = None) -> None:
-    """Do one run in a fresh process.
-
-    Args:
-        spec: path of the run's specification; its folder gets log and result.
-        threads: for PyTorch and its libraries.
-        lock: file descriptor that the process inherits, see `Store.lock`.
-
-    Raises:
-        UserError: the run failed; says why, or where the log is.
-    """
-    folder = Path(spec).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    environment["TOKENIZERS_PARALLELISM"] = "false"
-    command = [sys.executable, "-m", "fairseq_tickets.protocol.worker", spec]
-    try:
-        with (
-            open(folder / LOG, "wb") as log,
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=() if lock is None else (lock,),
-            ) as process,
-        ):
-            code = _wait(process, folder.parent / STOP)
-    except OSError as error:
-        raise UserError(f"cannot start the run in {folder}: {error.strerror or error}") from error
-    if code != 0:
-        raise UserError(_why(folder / LOG, code))
-
-
-def _wait(process: subprocess.Popen[bytes], stop: Path) -> int:
-    """Exit code of a process; it is killed once the file `stop` exists."""
-    while True:
-        try:
-            return process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            if stop.exists():
-                process.kill()
-
-
 def default_executor(workers: int) -> Executor:
-    """N workers at a time, each a subprocess that a thread waits for."""
+    """N workers at a time, each a process that a thread waits for."""
     return ThreadPoolExecutor(max_workers=workers, thread_name_prefix="run")
 
 
@@ -172,18 +123,3 @@ def _needed(plan: Plan, todo: Mapping[str, Run], running: object) -> set[str]:
     if plan.undecided:  # any run that saves may yet be chosen
         needed |= {key for key, run in plan.runs.items() if run.saves}
     return needed | set(todo)
-
-
-def _why(log: Path, code: int) -> str:
-    """The error line of a log, or its end."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    told = [line[len(ERROR_MARK) :] for line in lines if line.startswith(ERROR_MARK)]
-    if told:
-        return f"{told[-1]} (log: {log})"
-    if code < 0:
-        return f"it was ended by signal {-code} (log: {log})"
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-    return f"{last} (log: {log})"

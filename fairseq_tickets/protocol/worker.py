@@ -1,10 +1,13 @@
-"""One run in one process: `python -m fairseq_tickets.protocol.worker KEY/spec.json`; only here fairseq is loaded.
+"""The server that does runs, each in a fork of itself: `python -m fairseq_tickets.protocol.worker`.
 
-The process ends when its standard input closes, which happens when whoever started it ends, however it ends.
+It reads paths of specifications from standard input, one JSON text a line, and answers each with the exit code of the
+run. Only here fairseq is loaded.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import sys
 import threading
@@ -15,8 +18,43 @@ from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
+from fairseq_tickets.protocol.processes import ERROR_MARK
 from fairseq_tickets.protocol.runs import EXTRACT, L1, PREPARE, SCORE, TRAIN
-from fairseq_tickets.protocol.scheduler import ERROR_MARK
+from fairseq_tickets.protocol.store import LOG
+
+
+def serve() -> None:
+    """Do runs until standard input closes."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # whatever a library prints is no answer
+        _preload()
+        for line in iter(sys.stdin.buffer.readline, b""):
+            spec = Path(json.loads(line))
+            run = os.fork()
+            if run == 0:
+                _fork_main(spec)
+            _, status = os.waitpid(run, 0)
+            answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
+            answers.flush()
+
+
+def _preload() -> None:
+    """Load what every run needs. Nothing is computed here: threads that a library starts would not live in a fork."""
+    for module in ("fairseq_cli.train", "fairseq_tickets.plugin.scoring", "torch._dynamo"):
+        importlib.import_module(module)
+
+
+def _fork_main(spec: Path) -> None:
+    code = 1
+    try:
+        log = os.open(spec.parent / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = main(spec)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)  # not through the interpreter's end: the watching thread is blocked on standard input
 
 
 def main(spec_path: Path) -> int:
@@ -112,13 +150,10 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Path], None]] = {
 
 def _end_with_starter() -> None:
     try:
-        sys.stdin.buffer.read()
+        os.read(0, 1)
     finally:
         os._exit(1)
 
 
 if __name__ == "__main__":
-    code = main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # not through the interpreter's end: the watching thread is blocked on standard input
+    serve()

@@ -78,6 +78,7 @@ def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"super_tickets": {"levels": []}}, "levels is empty"),
         ({"super_tickets": {"levels": [0.1, 0.1]}}, "0.1 is listed twice"),
         ({"seeds": [1.5]}, "seeds is 1.5; it must be a whole number"),
+        ({"search_seeds": 9}, "search_seeds is 9, but there are only"),
         ({"seeds": [True]}, "seeds is True; it must be a whole number"),
         ({"training": {"max_epoch": 0}}, "max_epoch is 0; it must be a whole number of at least 1"),
         ({"training": {"warmup": 2}}, "warmup is 2; it must be a number at least 0 and at most 1"),

@@ -116,6 +116,34 @@ def test_with_a_grid_tickets_wait_for_the_best_full_model(write: Any) -> None:
     assert kinds(planned(path, partly)) == {"full": 8}
 
 
+def test_a_search_on_the_first_seed_leaves_the_best_for_the_others(write: Any) -> None:
+    path = write(
+        seeds=[1, 2, 3],
+        search_seeds=1,
+        training={"learning_rates": [1e-3, 1e-2], "batch_sizes": [4], "max_epoch": 1},
+        dominant={"top_k": [1], "methods": ["bitfit"], "learning_rates": {"bitfit": [1e-1, 2e-1]}},
+    )
+    plan = planned(path)
+    assert {(run.what["method"], run.what["seed"]) for run in plan.runs.values() if run.kind == "train"} == {
+        ("full", 1), ("bitfit", 1),
+    }  # fmt: skip
+    # 2 full models, 3 scorings and tickets, 2 of BitFit
+    assert kinds(plan)["full"] == kinds(plan)["bitfit"] == 2 and plan.undecided == 2 + 3 * 2 + 2
+    better = {1e-2, 1e-1}
+    results = {
+        run.key: result_of(run, 0.9 if run.what["config"]["lr"] in better else 0.5)
+        for run in plan.runs.values()
+        if run.kind == "train"
+    }
+    grown = planned(path, results)
+    trained = [run.what for run in grown.runs.values() if run.kind == "train"]
+    rates = sorted((what["method"], what["seed"], what["config"]["lr"]) for what in trained)
+    assert rates == [
+        ("bitfit", 1, 0.1), ("bitfit", 1, 0.2), ("bitfit", 2, 0.1), ("bitfit", 3, 0.1),
+        ("full", 1, 0.001), ("full", 1, 0.01), ("full", 2, 0.01), ("full", 3, 0.01),
+    ]  # fmt: skip
+
+
 def test_adaptation_waits_for_the_super_ticket(write: Any, inputs: Path) -> None:
     path = write(
         tasks={"RTE": {"data": str(inputs / "classes")}, "mine": {"data": str(inputs / "scores")}},
