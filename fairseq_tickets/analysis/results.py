@@ -153,6 +153,11 @@ def super_tickets(results: Iterable[Result]) -> list[Result]:
     return list(best.values())
 
 
+def best_of(results: Iterable[Result]) -> Result:
+    """The result with the best `select` score; ties go to the smaller level, then by key."""
+    return min(results, key=lambda r: (-r.score("select"), r.level or 0.0, r.key))
+
+
 def cell_of(result: Result) -> tuple[Any, ...]:
     """What two runs share that differ only in seed, level and searched options."""
     r = result

@@ -12,6 +12,7 @@
     super_tickets: {levels: [0.1, 0.2], keep: [winning, random]}
     adaptation: {source: MNLI, targets: [SNLI, SciTail], fractions: [0.001, 0.01, 0.1, 1]}
     dominant: {top_k: [1, 3], methods: [dominant, random_dimensions]}
+    sharing: {training: {learning_rates: [1e-4], batch_sizes: [32]}, then: {learning_rates: [1e-4]}}
 
 Defaults are those of Liang et al. 2021 (section 5.2, appendix A.1.2): Adamax, linear decay after 10 % warm-up, gradient
 norm 1, 6 epochs, 8 levels. Paths are relative to the current folder.
@@ -29,6 +30,8 @@ from fairseq_tickets.protocol.schema import Section, as_number, as_whole, as_wor
 OPTIMIZERS = ("adamax", "adamw", "sgd")
 KEEP = ("winning", "random", "losing")
 METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman")
+SHARING_METHODS = ("mt_dnn", "ticket_share")
+SAMPLING = ("proportional", "temperature", "annealed")
 DOMINANT_METHODS = ("full", "dominant", "random_dimensions", "bitfit", "random_elements")
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -150,6 +153,26 @@ class Dominant:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """Paper S, sections 4 and 6: all tasks on one encoder, with shared tickets or none (MT-DNN).
+
+    Attributes:
+        methods: "mt_dnn", "ticket_share". The tickets are each task's super ticket of the same seed, found at the
+            learning rate of the shared run (appendix A.2.1).
+        training: of the shared runs: one learning rate and one batch size.
+        sampling, temperature: how tasks are mixed, see `ticket_multitask`.
+        then: single-task fine-tuning from the shared model, its learning rates searched; None = not done.
+    """
+
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    training: Training
+    sampling: str
+    temperature: float
+    then: Training | None
+
+
+@dataclass(frozen=True)
 class Protocol:
     """A whole protocol file.
 
@@ -170,6 +193,7 @@ class Protocol:
     super_tickets: SuperTickets | None
     adaptation: Adaptation | None
     dominant: Dominant | None
+    sharing: Sharing | None
     keep_checkpoints: bool
 
 
@@ -216,17 +240,17 @@ def protocol_from(content: Any, path: Path) -> Protocol:
         raise UserError(
             f"{top.at('search_seeds')} is {search_seeds}: `settings: all` takes every setting on every seed"
         )
-    adaptation = _adaptation(top.section("adaptation"), tasks, super_tickets) if "adaptation" in top else None
+    sharing = _sharing(top.section("sharing"), tasks, training_section, super_tickets) if "sharing" in top else None
+    adaptation = _adaptation(top.section("adaptation"), tasks, super_tickets, sharing) if "adaptation" in top else None
     dominant = _dominant(top.section("dominant"), tasks, training_section) if "dominant" in top else None
     keep_checkpoints = top.flag("keep_checkpoints", False)
-    if super_tickets is None and dominant is None:
-        top.raw("adaptation")
+    if super_tickets is None and dominant is None and sharing is None:
         top.close()
-        raise UserError(f"{path} asks for nothing: it needs a section super_tickets or dominant")
+        raise UserError(f"{path} asks for nothing: it needs a section super_tickets, dominant or sharing")
     top.close()
     return Protocol(
         path, experiment, model_name, folder, glue, tokenizer, tasks, seeds, search_seeds, super_tickets, adaptation,
-        dominant, keep_checkpoints,
+        dominant, sharing, keep_checkpoints,
     )  # fmt: skip
 
 
@@ -324,17 +348,67 @@ def _super_tickets(section: Section, tasks: dict[str, Task]) -> SuperTickets:
     return made
 
 
-def _adaptation(section: Section, tasks: dict[str, Task], super_tickets: SuperTickets | None) -> Adaptation:
+def _sharing(
+    section: Section, tasks: dict[str, Task], training: Section, super_tickets: SuperTickets | None
+) -> Sharing:
+    chosen = section.several("tasks", list(tasks) if super_tickets is None else super_tickets.tasks, as_word(tasks))
+    methods = section.several("methods", list(SHARING_METHODS), as_word(SHARING_METHODS))
+    own = Section(section.raw("training"), section.at("training"), training)
+    shared = _training(own)
+    own.close()
+    if len(shared.learning_rates) > 1 or len(shared.batch_sizes) > 1:
+        raise UserError(
+            f"{section.at('training')}: a shared run takes one of learning_rates and one of batch_sizes, not "
+            f"{list(shared.learning_rates)} and {list(shared.batch_sizes)}"
+        )
+    if "ticket_share" in methods:
+        for name in chosen:
+            found = super_tickets is not None and name in super_tickets.tasks
+            if super_tickets is None or not found or "winning" not in super_tickets.keep[name]:
+                raise UserError(
+                    f"{section.at('tasks')}: {name} has no tickets to share: it must be among the tasks of "
+                    "super_tickets, with winning tickets"
+                )
+            rates = tasks[name].training.learning_rates
+            if shared.learning_rates[0] not in rates or (len(rates) > 1 and super_tickets.settings == "best"):
+                raise UserError(
+                    f"{section.at('training')}: learning_rates is {shared.learning_rates[0]:g}, but {name}'s tickets "
+                    f"are found at {', '.join(f'{rate:g}' for rate in rates)}; they must be found at the same rate "
+                    "(one learning rate, or `settings: all`)"
+                )
+    if len({tasks[name].subset_seed for name in chosen}) > 1:
+        raise UserError(f"{section.at('tasks')}: tasks of a shared run must have one subset_seed")
+    then = None
+    if "then" in section:
+        after = Section(section.raw("then"), section.at("then"), training)
+        then = _training(after)
+        after.close()
+    made = Sharing(
+        tasks=chosen,
+        methods=methods,
+        training=shared,
+        sampling=section.choice("sampling", "proportional", SAMPLING),
+        temperature=section.number("temperature", 2.0, 0, above=True),
+        then=then,
+    )
+    section.close()
+    return made
+
+
+def _adaptation(
+    section: Section, tasks: dict[str, Task], super_tickets: SuperTickets | None, sharing: Sharing | None
+) -> Adaptation:
     source = as_word(tasks)(section.raw("source"), section.at("source"))
     if super_tickets is None or source not in super_tickets.tasks or "winning" not in super_tickets.keep[source]:
         raise UserError(
             f"{section.at('source')}: {source} must be among the tasks of super_tickets, with winning tickets"
         )
+    shared = () if sharing is None else sharing.methods
     made = Adaptation(
         source=source,
         targets=section.several("targets", None, as_word([name for name in tasks if name != source])),
         fractions=section.several("fractions", [0.001, 0.01, 0.1, 1.0], lambda v, p: as_number(v, p, 0, 1, above=True)),
-        methods=section.several("methods", ["full", "winning"], as_word(("full", "winning"))),
+        methods=section.several("methods", ["full", "winning", *shared], as_word(("full", "winning", *shared))),
         learning_rates=section.several("learning_rates", None, lambda v, p: as_number(v, p, 0, above=True))
         if "learning_rates" in section
         else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,7 +14,7 @@ from fairseq_tickets.protocol.config import load_protocol
 from fairseq_tickets.protocol.inputs import Checksums, Inputs, find_data, find_model
 from fairseq_tickets.protocol.plan import Plan, Planner, check_levels
 from fairseq_tickets.protocol.processes import end_workers
-from fairseq_tickets.protocol.runs import TRAIN, Run
+from fairseq_tickets.protocol.runs import L1, MAKE_RESULTS, SHARE, TRAIN, Run
 from fairseq_tickets.protocol.scheduler import default_executor, missing, run_all
 from fairseq_tickets.protocol.store import RESULT, Store
 
@@ -159,7 +159,7 @@ class Experiment:
 
     def _collect(self) -> int:
         plan = self.plan()
-        return self.store.collect([run.key for run in plan.runs.values() if run.kind == TRAIN])
+        return self.store.collect([run.key for run in plan.runs.values() if run.kind in MAKE_RESULTS])
 
     def _status(self, plan: Plan, collected: int) -> Status:
         todo = missing(plan, self.store)
@@ -197,9 +197,13 @@ def _seconds(folder: Path) -> list[tuple[Mapping[str, Any], float]]:
 def _estimate(run: Run, finished: list[tuple[Mapping[str, Any], float]]) -> float | None:
     """Mean of the finished runs most like this one: same task, data and settings; else same task; None without any.
 
-    Runs that are not training are short beside it and count as nothing.
+    A shared run takes as long as its tasks take alone. Runs that are not training are short beside it and count as
+    nothing.
     """
-    if run.kind not in (TRAIN, "l1"):
+    if run.kind == SHARE:
+        alone = [_estimate(replace(run, kind=TRAIN, what={**run.what, **task}), finished) for task in run.what["tasks"]]
+        return None if any(seconds is None for seconds in alone) else sum(seconds or 0.0 for seconds in alone)
+    if run.kind not in (TRAIN, L1):
         return 0.0
     alike = [
         ("task", "fraction", "subset", "config", "method", "level"),

@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets.analysis.results import Result, super_tickets, tuned
+from fairseq_tickets.analysis.results import Result, best_of, super_tickets, tuned
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.config import Protocol, Task, Training
 from fairseq_tickets.protocol.inputs import Data, Model
+from fairseq_tickets.protocol.plan_sharing import plan_sharing
 from fairseq_tickets.protocol.runs import EXTRACT, L1, PREPARE, SCORE, TRAIN, Run, make_run
 
 
@@ -53,8 +54,11 @@ class Planner:
         plan = Plan()
         if self.protocol.super_tickets is not None:
             self._super_tickets(plan, results)
+        shared: Mapping[tuple[str, int], Run] = {}
+        if self.protocol.sharing is not None:
+            shared = plan_sharing(self, plan, results)
         if self.protocol.adaptation is not None:
-            self._adaptation(plan, results)
+            self._adaptation(plan, results, shared)
         if self.protocol.dominant is not None:
             self._dominant(plan, results)
         return plan
@@ -88,14 +92,14 @@ class Planner:
         assert section is not None
 
         def train(lr: float, batch_size: int, seed: int) -> Run:
-            return self._train(
+            return self.train(
                 plan, task, training, lr, batch_size, seed, fraction, "full",
                 predictions=section.predictions, saves=True,
             )  # fmt: skip
 
-        return self._search(plan, results, training.learning_rates, training.batch_sizes, train)
+        return self.search(plan, results, training.learning_rates, training.batch_sizes, train)
 
-    def _search(
+    def search(
         self,
         plan: Plan,
         results: Mapping[str, Result],
@@ -118,7 +122,7 @@ class Planner:
     def _tickets(self, plan: Plan, task: Task, fraction: float, lr: float, batch_size: int, seed: int) -> None:
         section, training = self.protocol.super_tickets, task.training
         assert section is not None
-        full = self._train(
+        full = self.train(
             plan, task, training, lr, batch_size, seed, fraction, "full", predictions=section.predictions, saves=True
         )
         score = self._score(plan, task, full)
@@ -132,7 +136,7 @@ class Planner:
                     "seed": seed,
                     "min_heads_per_layer": section.min_heads_per_layer,
                 }
-                self._train(
+                self.train(
                     plan, task, training, lr, batch_size, seed, fraction, keep,
                     level=level, ticket=ticket, needs=(score.key,),
                     told={"scores": str(self.folder / score.key / "scores.npz")},
@@ -161,7 +165,7 @@ class Planner:
         )
         return plan.add(run)
 
-    def _adaptation(self, plan: Plan, results: Mapping[str, Result]) -> None:
+    def _adaptation(self, plan: Plan, results: Mapping[str, Result], shared: Mapping[tuple[str, int], Run]) -> None:
         section, tickets = self.protocol.adaptation, self.protocol.super_tickets
         assert section is not None and tickets is not None
         source = self.protocol.tasks[section.source]
@@ -171,16 +175,16 @@ class Planner:
         for seed in self.protocol.seeds:
             own = [run for run in of_source if run.what["seed"] == seed]
             for method in section.methods:
-                parent = None
+                parent = shared.get((method, seed))
                 rivals = [run for run in own if run.what["method"] == method]
                 if method == "winning":
                     expected = len(tickets.levels)
                     if len(rivals) >= expected and all(run.key in results for run in rivals):
-                        parent = plan.runs[best_result(super_tickets(results[run.key] for run in rivals)).key]
-                elif len(rivals) == 1 or all(run.key in results for run in rivals):
+                        parent = plan.runs[best_of(super_tickets(results[run.key] for run in rivals)).key]
+                elif method == "full" and (len(rivals) == 1 or all(run.key in results for run in rivals)):
                     parent = rivals[0]
                     if len(settings) > 1:
-                        parent = plan.runs[best_result(results[run.key] for run in rivals).key]
+                        parent = plan.runs[best_of(results[run.key] for run in rivals).key]
                 for name in section.targets:
                     self._adapt(plan, self.protocol.tasks[name], method, seed, parent)
 
@@ -194,9 +198,9 @@ class Planner:
                     if parent is None:
                         plan.undecided += 1
                         continue
-                    self._train(
+                    self.train(
                         plan, task, task.training, lr, batch_size, seed, fraction, method,
-                        level=parent.what["level"], needs=(parent.key,), start=parent, source_task=section.source,
+                        level=parent.what.get("level"), needs=(parent.key,), start=parent, source_task=section.source,
                     )  # fmt: skip
 
     def _dominant(self, plan: Plan, results: Mapping[str, Result]) -> None:
@@ -210,7 +214,7 @@ class Planner:
                 for top_k in counts:
                     train = partial(self._dominant_run, plan, task, method, top_k, extracts)
                     rates = section.learning_rates[method]
-                    self._search(plan, results, rates, section.training.batch_sizes, train)
+                    self.search(plan, results, rates, section.training.batch_sizes, train)
 
     def _ticket_seeds(self) -> Sequence[int]:
         assert self.protocol.dominant is not None
@@ -221,13 +225,13 @@ class Planner:
         assert section is not None
         training = section.l1_training
         lr, batch_size = training.learning_rates[0], training.batch_sizes[0]
-        what = self._what(task, training, lr, batch_size, seed, 1.0)
+        what = self.describe(task, training, lr, batch_size, seed, 1.0)
         found = plan.add(
             make_run(
                 L1,
                 {**what, "l1_weight": section.l1_weight, "l1_mode": section.l1_mode},
-                told=self._told(task),
-                needs=self._prepare(plan, task),
+                told=self.told_of(task),
+                needs=self.prepare(plan, task),
                 saves=True,
             )
         )
@@ -274,12 +278,12 @@ class Planner:
             needs, told = (extract.key,), {"ticket": str(self.folder / extract.key / "ticket.json")}
         elif method == "random_elements":
             ticket = {"elements": section.element_fraction, "seed": seed}
-        return self._train(
+        return self.train(
             plan, task, section.training, lr, batch_size, seed, 1.0, method,
             top_k=top_k, ticket=ticket, needs=needs, told=told,
         )  # fmt: skip
 
-    def _train(
+    def train(
         self,
         plan: Plan,
         task: Task,
@@ -299,26 +303,28 @@ class Planner:
         predictions: bool = False,
         saves: bool = False,
     ) -> Run:
-        what = self._what(task, training, lr, batch_size, seed, fraction)
+        """Add a training run."""
+        what = self.describe(task, training, lr, batch_size, seed, fraction)
         what.update(method=method, level=level, top_k=top_k, ticket=None if ticket is None else dict(ticket))
         what.update(source_task=source_task, start=None if start is None else start.key)
-        extra = dict(self._told(task), **(told or {}))
+        extra = dict(self.told_of(task), **(told or {}))
         if start is not None:
             extra["start"] = str(self.folder / start.key / "checkpoint.pt")
         run = make_run(
             TRAIN,
             what,
             told=extra,
-            needs=(*self._prepare(plan, task), *needs),
+            needs=(*self.prepare(plan, task), *needs),
             takes_checkpoint=() if start is None else (start.key,),
             saves=saves,
             predicts=predictions,
         )
         return plan.add(run)
 
-    def _what(
+    def describe(
         self, task: Task, training: Training, lr: float, batch_size: int, seed: int, fraction: float
     ) -> dict[str, Any]:
+        """What determines a run on a task: its `what`, but for method and ticket."""
         config = training.config(lr, batch_size)
         config["max_positions"] = min(config["max_positions"] or self.model.positions, self.model.positions)
         data = self.data[task.name].inputs
@@ -334,7 +340,8 @@ class Planner:
             "config": config,
         }
 
-    def _told(self, task: Task) -> dict[str, Any]:
+    def told_of(self, task: Task) -> dict[str, Any]:
+        """What a run on a task must know besides."""
         return {
             "experiment": self.protocol.experiment,
             "model_name": self.protocol.model_name,
@@ -343,7 +350,8 @@ class Planner:
             "inputs": {**self.model.inputs, **self.data[task.name].inputs},
         }
 
-    def _prepare(self, plan: Plan, task: Task) -> tuple[str, ...]:
+    def prepare(self, plan: Plan, task: Task) -> tuple[str, ...]:
+        """Add the run that prepares a task's data, where there is one; its key."""
         data = self.data[task.name]
         if data.source is None:
             return ()
@@ -362,11 +370,6 @@ def best_setting(
         return None
     config = tuned(results[run.key] for run in runs)[0].config
     return config["lr"], config["batch_size"]
-
-
-def best_result(results: Iterable[Result]) -> Result:
-    """The result with the best `select` score; ties go to the smaller level, then by key."""
-    return min(results, key=lambda r: (-r.score("select"), r.level or 0.0, r.key))
 
 
 def check_levels(protocol: Protocol, model: Model) -> None:

@@ -20,6 +20,7 @@ class Recorder(logging.Handler):
     Args:
         best_metric: what the best epoch is chosen by.
         splits: names of the evaluated splits, in the order fairseq evaluates them.
+        tasks: names of the tasks of `ticket_multitask`, whose metrics are NAME_accuracy and so on; none for one task.
 
     Attributes:
         epochs: one entry an epoch, as in the result file.
@@ -27,8 +28,10 @@ class Recorder(logging.Handler):
         trainable, total: numbers of parameters; see `_count`.
     """
 
-    def __init__(self, best_metric: str, splits: Sequence[str]) -> None:
+    def __init__(self, best_metric: str, splits: Sequence[str], tasks: Sequence[str] = ()) -> None:
         super().__init__()
+        self._several = bool(tasks)
+        self._metrics = [prefix + name for prefix in ("", *(f"{task}_" for task in tasks)) for name in METRIC_NAMES]
         self.best_metric, self.splits = best_metric, splits
         self.epochs: list[dict[str, Any]] = []
         self.curve: list[dict[str, float]] = []
@@ -38,6 +41,7 @@ class Recorder(logging.Handler):
         self._updates = 0
 
     def __enter__(self) -> Recorder:
+        from fairseq_tickets.plugin.multitask import TicketMultitaskTask
         from fairseq_tickets.plugin.task import TicketSentencePredictionTask
 
         recorder = self
@@ -45,7 +49,7 @@ class Recorder(logging.Handler):
         def post_validate(task: Any, model: Any, stats: dict[str, Any], agg: Any) -> None:
             recorder._evaluated(model, stats)
 
-        self._task: Any = TicketSentencePredictionTask
+        self._task: Any = TicketMultitaskTask if self._several else TicketSentencePredictionTask
         self._task.post_validate = post_validate
         self._logger = logging.getLogger("fairseq.logging.progress_bar")
         self._logger.addHandler(self)
@@ -87,7 +91,7 @@ class Recorder(logging.Handler):
     def _evaluated(self, model: Any, stats: dict[str, Any]) -> None:
         if not self.total:
             self._count(model)
-        wanted = [name + part for name in METRIC_NAMES for part in PARTS]
+        wanted = [name + part for name in self._metrics for part in PARTS]
         values = {name: float(stats[name]) for name in wanted if name in stats and math.isfinite(float(stats[name]))}
         self._updates = int(stats["num_updates"])
         self._evaluations.append(values)
@@ -99,7 +103,8 @@ class Recorder(logging.Handler):
         valid = self._evaluations[0]
         for split, values in zip(self.splits[1:], self._evaluations[1:]):
             suffix = "_mm" if split == "valid1" else f"_{split}"
-            valid = {**valid, **{name + suffix: values[name] for name in ("accuracy", "loss") if name in values}}
+            known = [name for name in values if name.split("_")[-1] in ("accuracy", "loss")]
+            valid = {**valid, **{name + suffix: values[name] for name in known}}
         self.epochs.append(
             {
                 "epoch": int(logged["epoch"]),
@@ -121,5 +126,7 @@ class Recorder(logging.Handler):
         _, parts = noted_parts(used.values())
         for name, parameter in used.items():
             if parameter.requires_grad:
-                self.trainable += sum(part.read(parameter).numel() for part in parts[name])
+                # what several tasks share is noted once for each of them
+                moving = [parameter] if self._several else [part.read(parameter) for part in parts[name]]
+                self.trainable += sum(part.numel() for part in moving)
             self.total += 0 if name.endswith(".columns") else parameter.numel()

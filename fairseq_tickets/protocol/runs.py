@@ -14,7 +14,8 @@ from typing import Any
 
 RESULT_VERSION = 1
 KEY_LENGTH = 20
-TRAIN, SCORE, L1, EXTRACT, PREPARE = "train", "score", "l1", "extract", "prepare"
+TRAIN, SCORE, L1, EXTRACT, PREPARE, SHARE, PART = "train", "score", "l1", "extract", "prepare", "share", "part"
+MAKE_RESULTS = (TRAIN, PART)
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Run:
 
     Attributes:
         key: hash of `what`.
-        kind: TRAIN (makes a result file), SCORE (importance scores), L1 and EXTRACT (dominant ticket), PREPARE (data).
+        kind: TRAIN (makes a result file), SCORE (importance scores), L1 and EXTRACT (dominant ticket), PREPARE (data),
+            SHARE (several tasks on one encoder), PART (makes the result file of one of its tasks).
         what: all that determines the result.
         told: what else a worker must know: paths, what to keep.
         needs: keys of runs that must be finished first.
@@ -55,7 +57,7 @@ class Run:
         if self.kind == PREPARE:
             return f"prepare {self.what['task']}"
         what = self.what
-        words = [str(what["task"]), self.kind if self.kind != TRAIN else str(what["method"])]
+        words = [str(what["task"]), str(what["method"]) if "method" in what else self.kind]
         if what.get("top_k"):
             words.append(f"k {what['top_k']}")
         if what.get("level") is not None:

@@ -19,10 +19,10 @@ from typing import Any
 from fairseq_tickets.analysis.results import Result, checksum, result_from_json
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import atomic_write, read_json, sha256, write_json
-from fairseq_tickets.protocol.runs import EXTRACT, L1, PREPARE, SCORE, TRAIN, Run
+from fairseq_tickets.protocol.runs import EXTRACT, L1, MAKE_RESULTS, PREPARE, SCORE, SHARE, Run
 
 RESULT, DONE, CHECKPOINT, LOG, PREDICTIONS = "result.json", "done.json", "checkpoint.pt", "log.txt", "test.tsv"
-OUTPUTS = {SCORE: "scores.npz", EXTRACT: "ticket.json", L1: "training.json"}
+OUTPUTS = {SCORE: "scores.npz", EXTRACT: "ticket.json", L1: "training.json", SHARE: "training.json"}
 
 
 class Store:
@@ -89,7 +89,7 @@ class Store:
         """
         if run.kind == PREPARE:
             return (Path(run.told["folder"]) / "task.json").is_file()
-        if run.kind == TRAIN:
+        if run.kind in MAKE_RESULTS:
             if run.key not in self._results and (self.folder / run.key / RESULT).is_file():
                 self.results()
             return run.key in self._results and (not run.predicts or self._predicted(run))

@@ -15,7 +15,7 @@ from typing import Any
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
 from fairseq_tickets.protocol.recording import Recorder
-from fairseq_tickets.protocol.store import CHECKPOINT, PREDICTIONS, RESULT, write_done, write_result
+from fairseq_tickets.protocol.store import CHECKPOINT, RESULT, write_done, write_result
 
 CRITERION, L1_CRITERION = "ticket_sentence_prediction", "ticket_sentence_prediction_l1"
 ADAM_BETAS = "(0.9, 0.999)"
@@ -28,17 +28,18 @@ def train_run(spec: Mapping[str, Any], folder: Path) -> None:
         UserError: whatever is wrong with data, model, ticket or disk.
     """
     what, told = spec["what"], spec["told"]
-    data, facts = Path(told["data"]), _facts(Path(told["data"]))
+    data, facts = Path(told["data"]), task_facts(Path(told["data"]))
     ticket = make_ticket(spec, folder)
     start = Path(told["checkpoint"]) if what["start"] is None else Path(told["start"])
     options = [*_common(what, data, facts, start), "--criterion", CRITERION]
     if ticket is not None:
         options += ["--ticket", str(folder / "ticket.json")]
-    predicts = told["predict"] and (data / "input0" / "test.idx").is_file()
+    predicts = told["predict"] and has_split(data, "test")
     if what["method"] == "random_elements":
         chosen = what["ticket"]
         options += ["--random-elements", repr(chosen["elements"]), "--random-elements-seed", str(chosen["seed"])]
-    recorder, wall = _train(options, folder, what, saves=told["save_checkpoint"] or predicts)
+    splits = ["valid", "valid1"]
+    recorder, wall = train(options, folder, what["config"], splits, saves=told["save_checkpoint"] or predicts)
     content = _result(spec, recorder, facts, ticket, wall)
     if predicts:
         from fairseq_tickets.protocol.predictions import write_predictions
@@ -58,11 +59,11 @@ def l1_run(spec: Mapping[str, Any], folder: Path) -> None:
     what, told = spec["what"], spec["told"]
     data = Path(told["data"])
     options = [
-        *_common(what, data, _facts(data), Path(told["checkpoint"])),
+        *_common(what, data, task_facts(data), Path(told["checkpoint"])),
         *("--criterion", L1_CRITERION, "--l1-weight", repr(what["l1_weight"]), "--l1-mode", what["l1_mode"]),
         *("--pretrained-path", told["checkpoint"], "--l1-log-interval", str(what["config"]["log_interval"])),
     ]
-    recorder, wall = _train(options, folder, what, saves=True, last=True)
+    recorder, wall = train(options, folder, what["config"], ["valid", "valid1"], saves=True, last=True)
     facts = {"epochs": recorder.epochs, "curve": recorder.curve, "wall_seconds": wall, "config": what["config"]}
     write_json(folder / "training.json", {"format": "fairseq-tickets/l1-run", "version": 1, **facts})
     write_done(folder, "training.json", {"wall_seconds": wall})
@@ -90,10 +91,14 @@ def extract_run(spec: Mapping[str, Any], folder: Path) -> None:
 
 def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
     """The ticket a run trains under, written to `ticket.json`; None for none."""
+    from fairseq_tickets.tickets import load_super_ticket
+
     what, told = spec["what"], spec["told"]
     asked = what["ticket"]
     ticket: Any
-    if what["start"] is not None:
+    if what["start"] is not None and asked is not None:
+        ticket = load_super_ticket(str(Path(told["start"]).with_name(ticket_name(asked["task"]))))
+    elif what["start"] is not None:
         ticket = _ticket_of(Path(told["start"]))
     elif asked is not None and "scores" in asked:
         from fairseq_tickets.super_ticket.pruning import super_ticket
@@ -135,6 +140,11 @@ def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
     return ticket
 
 
+def ticket_name(task: str) -> str:
+    """File of one task's ticket in the folder of a shared run; `ticket.json` is their union."""
+    return f"ticket-{task}.json"
+
+
 def pin_threads(threads: int) -> None:
     """Fix PyTorch's number of threads: another number sums in another order."""
     import torch
@@ -165,38 +175,47 @@ def train_subset(examples: int, subset: int | float | None, fraction: float) -> 
 
 
 def _common(what: Mapping[str, Any], data: Path, facts: Mapping[str, Any], start: Path) -> list[str]:
-    """fairseq-train's options, but for criterion and ticket."""
+    """fairseq-train's options for one task, but for criterion and ticket."""
     config = what["config"]
-    examples = _count(data)
+    examples = count_examples(data)
     part = train_subset(examples, what["subset"], what["fraction"])
-    total = updates_in_all(part or examples, config["batch_size"], config["max_epoch"])
-    best = "score_select" if config["best_epoch"] == "select" else "score"
-    valid = "valid,valid1" if (data / "input0" / "valid1.idx").is_file() else "valid"
-    options: list[Any] = [
-        str(data),
-        *("--task", "ticket_sentence_prediction", "--arch", "ticket_roberta", "--finetune-from-model", str(start)),
-        *("--max-positions", config["max_positions"], "--valid-subset", valid, "--batch-size", config["batch_size"]),
-        *("--select-fraction", repr(config["select_fraction"]), "--select-seed", config["select_seed"]),
-        *("--length-bucket", config["length_bucket"], "--train-examples-seed", what["subset_seed"]),
+    options = [
+        *(str(data), "--task", "ticket_sentence_prediction", "--finetune-from-model", str(start)),
+        *schedule(what, updates_in_all(part or examples, config["batch_size"], config["max_epoch"])),
+        *("--valid-subset", "valid,valid1" if has_split(data, "valid1") else "valid"),
         *_optimizer(config, in_parts=what.get("method") == "random_elements"),
+        *("--train-examples-seed", str(what["subset_seed"])),
+    ]
+    if part is not None:
+        options += ["--train-examples", str(part)]
+    if what["metrics"] is not None:
+        options += ["--metric", ",".join(what["metrics"])]
+    if not (data / "task.json").is_file():
+        raise UserError(f"{data} has no task.json; make the folder with `fairseq-tickets prepare`")
+    return options
+
+
+def schedule(what: Mapping[str, Any], total: int) -> list[str]:
+    """fairseq-train's options that any run has: model, batches, schedule of `total` updates, evaluation, device."""
+    config = what["config"]
+    best = "score_select" if config["best_epoch"] == "select" else "score"
+    options: list[Any] = [
+        *("--arch", "ticket_roberta", "--max-positions", config["max_positions"]),
+        *("--batch-size", config["batch_size"], "--batch-size-valid", max(32, config["batch_size"])),
+        *("--select-fraction", repr(config["select_fraction"]), "--select-seed", config["select_seed"]),
+        *("--length-bucket", config["length_bucket"], "--max-epoch", config["max_epoch"], "--seed", what["seed"]),
         *("--lr", repr(config["lr"]), "--lr-scheduler", "polynomial_decay", "--total-num-update", total),
         *("--warmup-updates", round(config["warmup"] * total), "--clip-norm", repr(config["clip_norm"])),
         *("--dropout", repr(config["dropout"]), "--attention-dropout", repr(config["attention_dropout"])),
-        *("--pooler-dropout", repr(config["head_dropout"]), "--max-epoch", config["max_epoch"]),
-        *("--seed", what["seed"], "--best-checkpoint-metric", best, "--maximize-best-checkpoint-metric"),
+        *("--pooler-dropout", repr(config["head_dropout"])),
+        *("--best-checkpoint-metric", best, "--maximize-best-checkpoint-metric"),
         *("--no-epoch-checkpoints", "--no-save-optimizer-state", "--num-workers", 0, "--log-format", "json"),
-        *("--log-interval", config["log_interval"], "--batch-size-valid", max(32, config["batch_size"])),
+        *("--log-interval", config["log_interval"]),
     ]
     if config["patience"]:
         options += ["--patience", config["patience"]]
     if config["separator_token"] is not None:
         options += ["--separator-token", config["separator_token"]]
-    if part is not None:
-        options += ["--train-examples", part]
-    if what["metrics"] is not None:
-        options += ["--metric", ",".join(what["metrics"])]
-    if not (data / "task.json").is_file():
-        raise UserError(f"{data} has no task.json; make the folder with `fairseq-tickets prepare`")
     if config["device"] == "cpu":
         options += ["--cpu"]
     elif config["amp"]:
@@ -215,11 +234,21 @@ def _optimizer(config: Mapping[str, Any], in_parts: bool) -> list[Any]:
     return ["--optimizer", "adamax", "--adamax-betas", ADAM_BETAS, *decay]
 
 
-def _train(
-    options: Sequence[str], folder: Path, what: Mapping[str, Any], saves: bool, last: bool = False
+def train(
+    options: Sequence[str],
+    folder: Path,
+    config: Mapping[str, Any],
+    splits: Sequence[str],
+    saves: bool,
+    last: bool = False,
+    tasks: Sequence[str] = (),
 ) -> tuple[Recorder, float]:
-    """Run fairseq-train's main in this process; its best (or last) checkpoint becomes `checkpoint.pt`."""
-    pin_threads(what["config"]["threads"])
+    """Run fairseq-train's main in this process; its best (or last) checkpoint becomes `checkpoint.pt`.
+
+    Returns:
+        what was recorded of the evaluated splits (of `tasks`, see Recorder), and the seconds it took.
+    """
+    pin_threads(config["threads"])
     scratch = folder / "train"
     shutil.rmtree(scratch, ignore_errors=True)
     options = [*options, "--save-dir", str(scratch)]
@@ -229,30 +258,44 @@ def _train(
         options.append("--no-last-checkpoints")
     from fairseq import options as fairseq_options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-    from fairseq_cli import train
+    from fairseq_cli import train as fairseq_train
 
     from fairseq_tickets import plugin  # noqa: F401  (registers the components)
 
     parser = fairseq_options.get_training_parser()
-    config = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(parser, list(options)))
+    parsed = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(parser, list(options)))
     began = time.monotonic()
-    best = "score_select" if what["config"]["best_epoch"] == "select" else "score"
-    with Recorder(best, ["valid", "valid1"]) as recorder:
-        train.main(config)
+    best = "score_select" if config["best_epoch"] == "select" else "score"
+    with Recorder(best, splits, tasks) as recorder:
+        fairseq_train.main(parsed)
     wall = time.monotonic() - began
     if saves:
         os.replace(scratch / ("checkpoint_last.pt" if last else "checkpoint_best.pt"), folder / CHECKPOINT)
     shutil.rmtree(scratch, ignore_errors=True)
+    if not recorder.epochs:
+        raise UserError("training ended before the first evaluation")
     return recorder, wall
 
 
 def _result(
     spec: Mapping[str, Any], recorder: Recorder, facts: Mapping[str, Any], ticket: Any, wall: float
 ) -> dict[str, Any]:
+    what = spec["what"]
+    return {
+        **common_result(spec, facts),
+        "level": what["level"],
+        "top_k": what["top_k"],
+        "source_task": what["source_task"],
+        "ticket": None if ticket is None else ticket.to_json(),
+        "weight_remaining": recorder.weight_remaining(ticket),
+        **recorded(recorder, what["config"]["device"], wall),
+        "scores": scores_of(recorder.best_epoch()["valid"]),
+    }
+
+
+def common_result(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a result file that a run's specification and its data's task.json tell."""
     what, told = spec["what"], spec["told"]
-    if not recorder.epochs:
-        raise UserError("training ended before the first evaluation")
-    best = recorder.best_epoch()
     partial = bool(facts.get("partial")) or what["subset"] is not None or "subset" in facts
     return {
         "format": "fairseq-tickets/result",
@@ -262,25 +305,25 @@ def _result(
         "model": told["model_name"],
         "task": what["task"],
         "method": what["method"],
-        "level": what["level"],
-        "top_k": what["top_k"],
         "seed": what["seed"],
         "train_fraction": what["fraction"],
-        "source_task": what["source_task"],
         "config": {**what["config"], "subset": what["subset"], "subset_seed": what["subset_seed"]},
         "inputs": told["inputs"],
-        "ticket": None if ticket is None else ticket.to_json(),
-        "weight_remaining": recorder.weight_remaining(ticket),
+        "partial_data": partial,
+    }
+
+
+def recorded(recorder: Recorder, device: str, wall: float) -> dict[str, Any]:
+    """The fields of a result file that a training run gives."""
+    return {
         "trainable_parameters": recorder.trainable,
         "total_parameters": recorder.total,
         "epochs": recorder.epochs,
         "curve": recorder.curve,
-        "best_epoch": best["epoch"],
-        "scores": scores_of(best["valid"]),
+        "best_epoch": recorder.best_epoch()["epoch"],
         "versions": _versions(),
         "wall_seconds": round(wall, 3),
-        "peak_memory_bytes": _peak_memory(what["config"]["device"]),
-        "partial_data": partial,
+        "peak_memory_bytes": _peak_memory(device),
     }
 
 
@@ -299,7 +342,13 @@ def scores_of(valid: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {part: values for part, values in scores.items() if values}
 
 
-def _count(data: Path) -> int:
+def has_split(data: Path, split: str) -> bool:
+    """Whether a prepared folder has a split."""
+    return (data / "input0" / f"{split}.idx").is_file()
+
+
+def count_examples(data: Path) -> int:
+    """Number of training examples of a prepared folder."""
     from fairseq.data.indexed_dataset import MMapIndexedDataset
 
     path = data / "input0" / "train"
@@ -308,7 +357,8 @@ def _count(data: Path) -> int:
     return len(MMapIndexedDataset(str(path)))
 
 
-def _facts(data: Path) -> dict[str, Any]:
+def task_facts(data: Path) -> dict[str, Any]:
+    """What task.json says; {} without one."""
     path = data / "task.json"
     return dict(read_json(path, "task")) if path.is_file() else {}
 
@@ -357,6 +407,3 @@ def _peak_memory(device: str) -> int:
 
         return int(torch.cuda.max_memory_allocated())
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
-
-
-__all__ = ["PREDICTIONS", "extract_run", "l1_run", "make_ticket", "pin_threads", "scores_of", "train_run"]

@@ -19,7 +19,7 @@ from typing import Any
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
 from fairseq_tickets.protocol.processes import ERROR_MARK
-from fairseq_tickets.protocol.runs import EXTRACT, L1, PREPARE, SCORE, TRAIN
+from fairseq_tickets.protocol.runs import EXTRACT, L1, PART, PREPARE, SCORE, SHARE, TRAIN
 from fairseq_tickets.protocol.store import LOG
 
 
@@ -139,12 +139,28 @@ def extract(spec: Mapping[str, Any], folder: Path) -> None:
     extract_run(spec, folder)
 
 
+def share(spec: Mapping[str, Any], folder: Path) -> None:
+    """Several tasks on one encoder."""
+    from fairseq_tickets.protocol.sharing import shared_run
+
+    shared_run(spec, folder)
+
+
+def part(spec: Mapping[str, Any], folder: Path) -> None:
+    """The result file of one task of a shared run."""
+    from fairseq_tickets.protocol.sharing import part_run
+
+    part_run(spec, folder)
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any], Path], None]] = {
     PREPARE: prepare,
     TRAIN: train,
     SCORE: score,
     L1: find_l1,
     EXTRACT: extract,
+    SHARE: share,
+    PART: part,
 }
 
 
