@@ -127,7 +127,7 @@ def _load(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path]:
 
         merged = apply(encoder_tensors(args.base), load_delta(args.delta))
         return {**load(args.base), "model": merged}, Path(args.base)
-    checkpoint = load(args.checkpoint)
+    checkpoint = _whole_checkpoint(args.checkpoint)
     if args.ticket is not None:
         from fairseq_tickets.convert.under_ticket import with_ticket
         from fairseq_tickets.tickets import load_super_ticket
@@ -136,14 +136,28 @@ def _load(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path]:
     return checkpoint, Path(args.checkpoint)
 
 
+def _whole_checkpoint(path: str) -> Mapping[str, Any]:
+    """A checkpoint with its whole model; one that holds a delta is refused."""
+    from fairseq_tickets.checkpoint import load
+    from fairseq_tickets.dominant_ticket.delta import IN_CHECKPOINT
+
+    checkpoint = load(path)
+    if IN_CHECKPOINT in checkpoint:
+        raise UserError(
+            f"--checkpoint {path} was written with --delta-checkpoints and holds only what was trained; "
+            f"use --delta {Path(path).with_suffix('.safetensors')} --base {checkpoint[IN_CHECKPOINT]['base']}"
+        )
+    return checkpoint
+
+
 def _write_delta(args: argparse.Namespace) -> int:
-    from fairseq_tickets.checkpoint import encoder_tensors, load
+    from fairseq_tickets.checkpoint import encoder_tensors
     from fairseq_tickets.convert.under_ticket import make_delta_checked
     from fairseq_tickets.dominant_ticket.delta import save_delta
     from fairseq_tickets.tickets import load_dominant_ticket
 
     ticket = load_dominant_ticket(args.ticket)
-    delta = make_delta_checked(load(args.checkpoint), encoder_tensors(args.base), ticket)
+    delta = make_delta_checked(_whole_checkpoint(args.checkpoint), encoder_tensors(args.base), ticket)
     save_delta(args.output, delta)
     size = Path(args.output).stat().st_size
     if args.json:

@@ -30,6 +30,7 @@ from fairseq_tickets.tickets import DominantTicket, ticket_from_json
 
 FORMAT = "fairseq-tickets/delta"
 VERSION = "1"
+IN_CHECKPOINT = "dominant_delta"  # where a checkpoint written with --delta-checkpoints says so
 HEADS_PREFIX = "classification_heads."
 
 

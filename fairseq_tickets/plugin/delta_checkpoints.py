@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from fairseq_tickets.checkpoint import copy, encoder_tensors, fingerprint, is_head
 from fairseq_tickets.dominant_ticket.columns import column_linears
 from fairseq_tickets.dominant_ticket.delta import HEADS_PREFIX, Delta, apply, make_delta, save_delta
+from fairseq_tickets.dominant_ticket.delta import IN_CHECKPOINT as STATE
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import parse
 from fairseq_tickets.tickets import DominantTicket, load_dominant_ticket, ticket_from_json
 
-STATE = "dominant_delta"
 SUFFIX = ".safetensors"
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_tickets import checkpoint
+from fairseq_tickets.cli import main
 from fairseq_tickets.dominant_ticket.baselines import random_elements
 from fairseq_tickets.dominant_ticket.columns import apply_ticket
 from fairseq_tickets.dominant_ticket.delta import apply, load_delta
@@ -339,6 +340,22 @@ def test_fairseq_loads_a_delta_checkpoint(folder: Path, small: Run, by_columns: 
             for model in (ours, theirs)
         ]
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("target", [["--to", "fairseq"], ["--to", "hf"], ["--to", "delta"]], ids=" ".join)
+def test_export_of_a_delta_checkpoint_says_what_to_type(
+    start: Path, small: Run, by_columns: Run, ticket: str, tmp_path: Path, capsys: Any, target: list[str]
+) -> None:
+    out = tmp_path / ("out.safetensors" if target[1] == "delta" else "out")
+    more = ["--base", str(start), "--ticket", ticket] if target[1] == "delta" else []
+    assert main(["export", "--checkpoint", str(small.path()), *target, *more, "--output", str(out)]) == 2
+    printed = capsys.readouterr().err
+    advice = f"--delta {small.path().with_suffix('.safetensors')} --base {start}"
+    assert printed.endswith(f"use {advice}\n") and printed.count("\n") == 1 and not out.exists()
+    assert main(["export", *advice.split(), "--output", str(tmp_path / "whole.pt")]) == 0
+    exported, trained = encoder_of(tmp_path / "whole.pt"), encoder_of(by_columns.path())
+    assert exported.keys() >= {matrix_name(layer, m) for layer in range(toy.LAYERS) for m in MATRICES}
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in exported.items())
 
 
 def test_another_base_is_refused(folder: Path, tmp_path: Path, ticket: str) -> None:
