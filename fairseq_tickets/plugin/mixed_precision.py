@@ -19,6 +19,16 @@ def install_into_fairseq() -> None:
     AMPOptimizer.step = _step
 
 
+def step(optimizer: Any) -> bool:
+    """One step of a fairseq optimizer; False when `--amp` has left it out, because gradients overflowed."""
+    if not isinstance(optimizer, AMPOptimizer):
+        optimizer.step()
+        return True
+    scale = optimizer.scaler.get_scale()
+    optimizer.step()
+    return bool(optimizer.scaler.get_scale() >= scale)  # it falls after an overflow, and then only
+
+
 def refuse_half_precision(fp16: Any, bf16: Any, option: str) -> None:
     """Refuse --fp16 and --bf16, under which fairseq trains float32 copies of the parameters that nobody else sees.
 

@@ -32,6 +32,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
 from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION
 from fairseq_tickets.parameters import is_dead_copy
+from fairseq_tickets.plugin import mixed_precision
 from fairseq_tickets.plugin.chosen import ChosenDataset
 from fairseq_tickets.plugin.delta_checkpoints import delta_state
 from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion
@@ -101,6 +102,10 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
         default=None, metadata={"help": "train on so many random examples; subsets of one seed are nested"}
     )
     train_examples_seed: int = field(default=1, metadata={"help": "seed of the subset; not the training seed"})
+    valid_examples: Optional[int] = field(
+        default=None,
+        metadata={"help": "evaluate on so many random examples of `valid`, fixed by --select-seed; for quick looks"},
+    )
     start_head: str = field(
         default=AUTO,
         metadata={
@@ -194,16 +199,18 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         if split == "train" and self.cfg.length_bucket > 0 and isinstance(dataset, SortDataset):
             buckets = np.asarray(dataset.sizes[0]) // self.cfg.length_bucket
             dataset = self.datasets[split] = SortDataset(dataset.dataset, sort_order=[*dataset.sort_order, buckets])
-        if split == "valid" and self.selects:
-            self._selected = selection(len(dataset), self.cfg.select_fraction, self.cfg.select_seed)
         if split == "train" and self.cfg.train_examples is not None:
-            if not 1 <= self.cfg.train_examples <= len(dataset):
-                raise UserError(
-                    f"--train-examples {self.cfg.train_examples} must be 1 to {len(dataset)}, the training examples "
-                    "there are"
-                )
-            chosen = nested_subset(range(len(dataset)), self.cfg.train_examples, self.cfg.train_examples_seed)
+            chosen = random_part(len(dataset), self.cfg.train_examples, self.cfg.train_examples_seed, "train")
             dataset = self.datasets[split] = ChosenDataset(dataset, chosen)
+        if split == "valid":
+            chosen = list(range(len(dataset)))
+            if self.cfg.valid_examples is not None:
+                chosen = random_part(len(dataset), self.cfg.valid_examples, self.cfg.select_seed, "valid")
+            if self.selects:
+                self._selected = torch.zeros(len(dataset), dtype=torch.bool)
+                self._selected[chosen] = selection(len(chosen), self.cfg.select_fraction, self.cfg.select_seed)
+            if len(chosen) < len(dataset):
+                dataset = self.datasets[split] = ChosenDataset(dataset, chosen)
         return dataset
 
     def selected(self, ids: Tensor) -> Tensor:
@@ -273,8 +280,8 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         penalised = isinstance(self._criterion, TicketSentencePredictionL1Criterion)
         if penalised:
             self._criterion.before_step(model, optimizer, update_num)
-        optimizer.step()
-        if penalised:
+        stepped = mixed_precision.step(optimizer)
+        if penalised and stepped:
             self._criterion.after_step(model, optimizer)
 
     def apply_ticket(self, model: nn.Module, path: str) -> Optional[Mapping[str, Sequence[Part]]]:
@@ -296,6 +303,17 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             apply_columns(encoder_layers(model), ticket)
             return None
         return parts_of(trainable_slices(model.named_parameters(), ticket))
+
+
+def random_part(examples: int, count: int, seed: int, split: str) -> list[int]:
+    """Numbers of `count` of a split's examples, rising; parts of one seed are nested.
+
+    Raises:
+        UserError: naming the option, when there are not so many.
+    """
+    if not 1 <= count <= examples:
+        raise UserError(f"--{split}-examples {count} must be 1 to {examples}, the examples there are")
+    return nested_subset(range(examples), count, seed)
 
 
 def task_name(data: Path) -> Optional[str]:

@@ -108,13 +108,18 @@ def test_lambda_is_the_same_for_two_workers(
 
 
 @contextlib.contextmanager
-def amp_on_the_cpu(dtype: torch.dtype | None) -> Iterator[list[float]]:
-    """fairseq's --amp as on a GPU: a loss scale of 128, and autocast unless `dtype` is None. Yields the scales used."""
+def amp_on_the_cpu(dtype: torch.dtype | None, overflow_at: int | None = None) -> Iterator[list[float]]:
+    """fairseq's --amp as on a GPU: a loss scale of 128, and autocast unless `dtype` is None. Yields the scales used.
+
+    Gradients overflow when the scale is used for the time `overflow_at`, counted from 0.
+    """
     scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
     scales: list[float] = []
     unscale = scaler.unscale_
 
     def unscaled(optimizer: Any) -> None:
+        if len(scales) == overflow_at:
+            optimizer.param_groups[0]["params"][-1].grad.fill_(math.inf)
         scales.append(scaler.get_scale())
         unscale(optimizer)
 
@@ -149,6 +154,30 @@ def test_lambda_is_the_same_in_bfloat16(folder: Path, tmp_path: Path, origin: Pa
             weights.append(first_update(folder, out, origin, *ALL_AT_ONCE, "--amp", weight=weight))
     assert_penalty_alone(*weights, folder, origin)
     assert max(float((weights[1][name] - updated[name]).abs().max()) for name in updated) > 1e-5  # it was bfloat16
+
+
+@pytest.mark.skipif(not hasattr(torch, "amp") or not hasattr(torch.amp, "GradScaler"), reason="PyTorch 2.3 and later")
+@pytest.mark.parametrize(
+    ("mode", "optimizer"),
+    [
+        ("subgradient", SGD),
+        ("proximal", SGD),
+        ("proximal", ["--optimizer", "sgd"]),
+        ("proximal", ["--optimizer", "ticket"]),  # AdamW
+    ],
+    ids=str,
+)
+def test_an_overflow_changes_nothing(
+    folder: Path, tmp_path: Path, origin: Path, mode: str, optimizer: list[str]
+) -> None:
+    """The second update overflows and is tried again at half the loss scale: as two updates without any overflow."""
+    ends = []
+    for overflow_at, expected in ((None, [128.0, 128.0]), (1, [128.0, 128.0, 64.0])):
+        with amp_on_the_cpu(None, overflow_at) as scales:
+            words = [*ALL_AT_ONCE, "--amp", "--max-update", "2", "--lr", "0.001", "--l1-mode", mode]
+            ends.append(first_update(folder, tmp_path / str(overflow_at), origin, *words, sgd=optimizer))
+        assert scales == expected
+    assert_close(*ends, 1e-7)
 
 
 def assert_close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float) -> None:
