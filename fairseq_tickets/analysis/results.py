@@ -52,6 +52,7 @@ class Result:
     scores: Mapping[str, Mapping[str, float]]
     versions: Mapping[str, str]
     partial_data: bool
+    train_examples: int | None = None
     predictions: Any = None
 
     def score(self, split: str = "all") -> float:
@@ -111,7 +112,8 @@ def result_from_json(content: Any, source: str) -> Result:
         raise UserError(f"result file {source} was changed after it was written: its checksum does not fit")
     check_fields(content, source)
     optional: dict[str, Any] = {
-        name: content.get(name) for name in ("ticket", "trainable_parameters", "total_parameters", "predictions")
+        name: content.get(name)
+        for name in ("ticket", "trainable_parameters", "total_parameters", "train_examples", "predictions")
     }
     weights = content.get("weight_remaining") or {}
     known = {name: content[name] for name in FIELDS if name in Result.__dataclass_fields__}
@@ -197,6 +199,7 @@ def signature(results: Sequence[Result]) -> str:
             versions.setdefault(str(name), set()).add(str(version))
     configs = sorted({json.dumps(dict(r.config), sort_keys=True, default=str) for r in results})
     subsets = {(r.task, r.config["subset"]) for r in results if r.config.get("subset") is not None}
+    subsets |= {(f"{r.task} dev", r.config["dev_subset"]) for r in results if r.config.get("dev_subset") is not None}
     partial = sorted({r.task for r in results if r.partial_data} | {f"{task} subset {n}" for task, n in subsets})
     parts = [
         f"runs={len(results)}",

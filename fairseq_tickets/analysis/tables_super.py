@@ -116,6 +116,7 @@ def adaptation(results: Sequence[Result]) -> Table:
     notes = []
     for model in models_in(results):
         for task in tasks_in(results):
+            rows += _counts(task, select(results, model=model, task=task), fractions)
             block, values = [], []
             for method, name in names.items():
                 for source in sorted({r.source_task or "" for r in select(results, method=method, task=task)}):
@@ -135,6 +136,16 @@ def adaptation(results: Sequence[Result]) -> Table:
             rows += block
     header = columns("Model", *(f"{100 * fraction:g}%" for fraction in fractions))
     return Table("Domain adaptation, dev scores by share of the training data", header, rows, notes, signature(results))
+
+
+def _counts(task: str, results: Sequence[Result], fractions: Sequence[float]) -> list[list[Cell]]:
+    """The line "# Training Data", where result files know it."""
+    line = [Cell(f"{task}: # training examples")]
+    for fraction in fractions:
+        runs = select(results, train_fraction=fraction)
+        counts = sorted({run.train_examples for run in runs if run.train_examples is not None})
+        line.append(Cell(" / ".join(f"{count:,}" for count in counts)) if counts else NOT_MEASURED)
+    return [line] if any(cell is not NOT_MEASURED for cell in line[1:]) else []
 
 
 def _score_table(title: str, rows: Rows, splits: Sequence[str], group: int) -> Table:

@@ -334,7 +334,7 @@ def _single_task(cfg: Any, entry: TaskEntry) -> TicketSentencePredictionTask:
     single.regression_target = bool(entry.regression)
     single.num_classes = entry.classes or (1 if entry.regression else -1)
     single.metric = entry.metric
-    single.train_examples = entry.train_examples
+    single.train_examples, single.valid_examples = entry.train_examples, entry.valid_examples
     single.best_checkpoint_metric = "loss"
     try:
         return TicketSentencePredictionTask.setup_task(single)

@@ -10,6 +10,7 @@
         metric: pearson,spearman    # default: what task.json says
         weight: 2                   # examples are seen so many times an epoch; default 1
         train_examples: 6000        # a random part of the training split; default all
+        valid_examples: 1000        # a random part of the validation split; default all
         regression: true            # only where data has no task.json; or `classes: 3`
 
 Relative paths are relative to the file's own folder, since hydra changes the current one.
@@ -45,6 +46,7 @@ class TaskEntry:
         head_dropout: of the head, 0 to less than 1; None = the model's.
         weight: how many times an epoch sees the task's examples, above 0.
         train_examples: size of the random part to train on; None = all.
+        valid_examples: size of the random part to evaluate on; None = all.
         classes: number of classes; None = that of task.json.
         regression: True for real-valued targets; None = what task.json says.
     """
@@ -56,6 +58,7 @@ class TaskEntry:
     head_dropout: Optional[float] = None
     weight: float = 1.0
     train_examples: Optional[int] = None
+    valid_examples: Optional[int] = None
     classes: Optional[int] = None
     regression: Optional[bool] = None
 
@@ -116,7 +119,7 @@ def _entry(item: Any, place: str, folder: Path) -> TaskEntry:
     for key in ("data", "ticket"):
         if key in given:
             given[key] = str(folder / _expanded(given[key], f"{place}: {key}"))
-    for key in ("train_examples", "classes"):
+    for key in ("train_examples", "valid_examples", "classes"):
         if key in given and (isinstance(given[key], bool) or not isinstance(given[key], int) or given[key] < 1):
             raise UserError(f"{place}: {key} is {given[key]!r}; it must be a whole number of at least 1")
     if "regression" in given and not isinstance(given["regression"], bool):

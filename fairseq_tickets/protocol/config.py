@@ -5,7 +5,7 @@
     glue: $GLUE_DIR                          # where tasks without `data` are; they are prepared into a cache
     tasks:
       RTE:
-      SST-2: {subset: 6000, head_dropout: 0.1}       # any key of `training`, and subset, fractions, data
+      SST-2: {subset: 6000, head_dropout: 0.1}       # any key of `training`, and subset, dev_subset, fractions, data
     seeds: [1, 2, 3]
     search_seeds: 1                          # seeds on which learning rates and batch sizes are searched; all if absent
     training: {learning_rates: [1e-4], batch_sizes: [16], max_epoch: 6}
@@ -97,6 +97,7 @@ class Task:
         data: prepared folder; None = prepare from `glue`.
         subset: train on so many examples (int) or such a part (float) only; None = all. Results say partial_data.
         subset_seed: of `subset` and `fractions`; subsets of one seed are nested.
+        dev_subset: evaluate on so many examples of dev, fixed by select_seed; None = all. Results say partial_data.
         fractions: parts of the training data to repeat everything on.
         metrics: what the task is judged by; None = what the data's task.json says.
     """
@@ -105,6 +106,7 @@ class Task:
     data: Path | None
     subset: int | float | None
     subset_seed: int
+    dev_subset: int | None
     fractions: tuple[float, ...]
     metrics: tuple[str, ...] | None
     training: Training
@@ -307,6 +309,7 @@ def _tasks(section: Section, training: Section, glue: Path | None) -> dict[str, 
             data,
             subset,
             own.whole("subset_seed", 1, 0),
+            own.whole_or_none("dev_subset", 1),
             own.several("fractions", [1.0], lambda v, p: as_number(v, p, 0, 1, above=True)),
             own.several("metrics", None, as_word(METRICS)) if "metrics" in own else None,
             _training(own),

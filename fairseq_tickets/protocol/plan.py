@@ -335,6 +335,7 @@ class Planner:
             "metrics": None if task.metrics is None else list(task.metrics),
             "subset": task.subset,
             "subset_seed": task.subset_seed,
+            **({} if task.dev_subset is None else {"dev_subset": task.dev_subset}),
             "fraction": fraction,
             "seed": seed,
             "config": config,

@@ -14,6 +14,8 @@ from fairseq_tickets.analysis.results import Result, best_of, super_tickets
 from fairseq_tickets.protocol.config import Sharing, Task
 from fairseq_tickets.protocol.runs import PART, SHARE, TRAIN, Run, make_run
 
+PART_NAMES = ("task", "subset", "subset_seed", "dev_subset")  # what a result file says of its data
+
 if TYPE_CHECKING:
     from fairseq_tickets.protocol.plan import Plan, Planner
 
@@ -74,7 +76,7 @@ def _shared(planner: Planner, plan: Plan, section: Sharing, method: str, seed: i
         ticket = tickets.get(name)
         tasks.append(
             {
-                **{key: what[key] for key in ("task", "data", "metrics", "subset", "subset_seed")},
+                **{name: value for name, value in what.items() if name not in ("model", "seed", "fraction")},
                 "head_dropout": task.training.head_dropout,
                 "ticket": None if ticket is None else ticket.key,
             }
@@ -102,7 +104,8 @@ def _shared(planner: Planner, plan: Plan, section: Sharing, method: str, seed: i
 
 def _part(planner: Planner, plan: Plan, task: Task, shared: Run) -> Run:
     what = {name: shared.what[name] for name in ("method", "seed", "fraction", "config")}
-    what.update(task=task.name, shared=shared.key, subset=task.subset, subset_seed=task.subset_seed)
+    own = next(own for own in shared.what["tasks"] if own["task"] == task.name)
+    what.update(shared=shared.key, **{name: own[name] for name in PART_NAMES if name in own})
     told = {**planner.told_of(task), "shared": str(planner.folder / shared.key)}
     return plan.add(make_run(PART, what, told=told, needs=(shared.key,)))
 

@@ -44,8 +44,8 @@ def shared_run(spec: Mapping[str, Any], folder: Path) -> None:
         examples = count_examples(data)
         part = train_subset(examples, task["subset"], 1.0)
         total += updates_in_all(part or examples, config["batch_size"], config["max_epoch"])
-        entry = {"name": task["task"], "data": str(data.resolve()), "train_examples": part}
-        entry["head_dropout"] = task["head_dropout"]
+        entry: dict[str, Any] = {"name": task["task"], "data": str(data.resolve()), "train_examples": part}
+        entry.update(valid_examples=task.get("dev_subset"), head_dropout=task["head_dropout"])
         entry["metric"] = None if task["metrics"] is None else ",".join(task["metrics"])
         if paths["ticket"] is not None:
             tickets[task["task"]] = load_super_ticket(paths["ticket"])

@@ -188,6 +188,8 @@ def _common(what: Mapping[str, Any], data: Path, facts: Mapping[str, Any], start
     ]
     if part is not None:
         options += ["--train-examples", str(part)]
+    if what.get("dev_subset") is not None:
+        options += ["--valid-examples", str(what["dev_subset"])]
     if what["metrics"] is not None:
         options += ["--metric", ",".join(what["metrics"])]
     if not (data / "task.json").is_file():
@@ -296,7 +298,9 @@ def _result(
 def common_result(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a result file that a run's specification and its data's task.json tell."""
     what, told = spec["what"], spec["told"]
-    partial = bool(facts.get("partial")) or what["subset"] is not None or "subset" in facts
+    examples = count_examples(Path(told["data"]))
+    part = {name: what[name] for name in ("subset", "subset_seed", "dev_subset") if name in what}
+    partial = any(part[name] is not None for name in part if name != "subset_seed")
     return {
         "format": "fairseq-tickets/result",
         "version": 1,
@@ -307,9 +311,10 @@ def common_result(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str
         "method": what["method"],
         "seed": what["seed"],
         "train_fraction": what["fraction"],
-        "config": {**what["config"], "subset": what["subset"], "subset_seed": what["subset_seed"]},
+        "train_examples": train_subset(examples, what["subset"], what["fraction"]) or examples,
+        "config": {**what["config"], **part},
         "inputs": told["inputs"],
-        "partial_data": partial,
+        "partial_data": partial or bool(facts.get("partial")) or "subset" in facts,
     }
 
 

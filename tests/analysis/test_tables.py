@@ -109,10 +109,12 @@ def test_table_4():
         for method, level in (("full", None), ("winning", 0.2)):
             score = 0.5 + fraction + (0.02 if level else 0)
             more = {"task": "SNLI", "source_task": "MNLI", "train_fraction": fraction, "partial_data": True}
+            more["train_examples"] = round(fraction * 44021)
             contents.append(result(method=method, level=level, score=score, **more))
     table = result_table("S4", runs(*contents[:-1]))
     assert [name for name, _ in table.header] == ["Model", "0.1%", "10%"]
     assert texts(table) == {
+        "SNLI: # training examples": ["44", "4,402"],
         "SNLI: MNLI-ST-DNN minilm": ["50.1", "60.0"],
         "SNLI: MNLI-SuperT minilm": ["52.1", "-"],
     }

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from fairseq.data import FairseqDataset
+from omegaconf import OmegaConf
 
+from fairseq_tickets.errors import UserError
 from fairseq_tickets.plugin.chosen import ChosenDataset
+from fairseq_tickets.plugin.task import TicketSentencePredictionConfig, TicketSentencePredictionTask
+from tests.plugin import toy
 
 
 class Letters(FairseqDataset):
@@ -40,3 +47,34 @@ def test_batches_hold_each_chosen_example_once() -> None:
     part = ChosenDataset(Letters(), [0, 2, 3])
     batches = part.batch_by_size(part.ordered_indices(), max_sentences=2)
     assert [[part[index] for index in batch] for batch in batches] == [["c", "a"], ["d"]]
+
+
+def test_evaluation_on_a_part_of_dev(tmp_path: Path) -> None:
+    toy.write_data(tmp_path)
+    whole, part = (load(tmp_path, count) for count in (None, 7))
+    examples = len(whole.dataset("valid"))
+    assert examples > 7 and len(part.dataset("valid")) == 7
+    ids = [int(part.dataset("valid")[index]["id"]) for index in range(7)]
+    assert ids == sorted(set(ids)) and max(ids) < examples
+    # the part for selection is of these: half of 7 is 3.5, to even 4, and nothing outside them
+    chosen = part.selected(torch.arange(examples))
+    assert int(chosen.sum()) == 4 and not set(chosen.nonzero().view(-1).tolist()) - set(ids)
+    assert int(whole.selected(torch.arange(examples)).sum()) == round(examples / 2)
+    assert set(ids) < {int(whole.dataset("valid")[index]["id"]) for index in range(examples)}
+
+
+@pytest.mark.parametrize("count", [0, 100_000])
+def test_more_examples_than_there_are(tmp_path: Path, count: int) -> None:
+    toy.write_data(tmp_path)
+    with pytest.raises(UserError, match=f"--valid-examples {count} must be 1 to"):
+        load(tmp_path, count)
+
+
+def load(data: Path, count: int | None) -> Any:
+    config = OmegaConf.structured(TicketSentencePredictionConfig())
+    config.data, config.valid_examples, config.select_fraction = str(data), count, 0.5
+    config.best_checkpoint_metric = "loss"
+    config.seed, config.regression_target = 1, False
+    task = TicketSentencePredictionTask.setup_task(config)
+    task.load_dataset("valid")
+    return task
