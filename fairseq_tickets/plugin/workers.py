@@ -1,10 +1,12 @@
-"""What data-parallel workers tell each other, where fairseq 0.12.2 can't on the CPU or with today's PyTorch.
+"""What data-parallel workers tell each other, where fairseq 0.12.2 doesn't on the CPU, with today's PyTorch or pruning.
 
 - A checkpoint goes from the first worker, who reads it (safely), to the others as a pickle with fairseq's own classes
   in it, which PyTorch 2.6 and later refuse to load.
 - Logs that can't be summed, such as predictions in evaluation, are gathered through a buffer on a GPU, of 16 KB.
+- What workers average is the gradients of the parameters that the model had when it was wrapped for them, which is
+  before a checkpoint is loaded. One under a super ticket prunes the model and so gives it new parameters.
 
-All this comes from workers of the same run, never from a file.
+What is unpickled here comes from workers of the same run, never from a file.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import io
 from typing import Any
 
 import torch
-from fairseq import utils
+from fairseq import trainer, utils
 from fairseq.distributed import utils as distributed_utils
 
 
@@ -22,6 +24,7 @@ def install_into_fairseq() -> None:
     if not isinstance(distributed_utils.torch, _TorchBetweenWorkers):
         distributed_utils.torch = _TorchBetweenWorkers()
         distributed_utils.all_gather_list = all_gather_list
+        trainer.Trainer.load_checkpoint = _wrap_what_was_loaded(trainer.Trainer.load_checkpoint)
 
 
 def all_gather_list(data: Any, group: Any = None, max_size: int = 0) -> list[Any]:
@@ -30,6 +33,20 @@ def all_gather_list(data: Any, group: Any = None, max_size: int = 0) -> list[Any
     gathered: list[Any] = [None] * distributed_utils.get_world_size(group)
     torch.distributed.all_gather_object(gathered, utils.move_to_cpu(data), group=group)
     return gathered
+
+
+def _wrap_what_was_loaded(original: Any) -> Any:
+    def load_checkpoint(self: Any, *args: Any, **options: Any) -> Any:
+        if not self.use_distributed_wrapper:
+            return original(self, *args, **options)
+        before = list(self._model.parameters())
+        loaded = original(self, *args, **options)
+        after = list(self._model.parameters())
+        if len(before) != len(after) or any(one is not other for one, other in zip(before, after)):
+            self._wrapped_model = None  # fairseq makes it when it is next asked for
+        return loaded
+
+    return load_checkpoint
 
 
 class _TorchBetweenWorkers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -88,6 +89,21 @@ def test_two_workers_train_what_one_trains_with_twice_the_batch(folder: Path, tm
     assert_same_weights(one.checkpoint()["model"], two.checkpoint()["model"], 2e-5)
     for name in ("loss", "accuracy", "mcc", "accuracy_report"):
         assert two.valid[-1][name] == pytest.approx(one.valid[-1][name], abs=1e-4)
+
+
+def test_two_workers_adopt_the_ticket_of_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """Without --ticket the checkpoint they go on from prunes the model, when it is wrapped for both already."""
+    TICKET.save(tmp_path / "ticket.json")
+    common = [*NO_DROPOUT, "--lr", "0.001", "--required-batch-size-multiple", "1"]
+    under = ["--ticket", str(tmp_path / "ticket.json"), "--batch-size", "24", "--max-epoch", "1"]
+    train(folder / "data", tmp_path / "one", folder / "model.pt", *common, *under)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    more = [*common, "--max-epoch", "5"]
+    one = train(folder / "data", tmp_path / "one", folder / "model.pt", *more, "--batch-size", "24")
+    two = train_in_parallel(folder / "data", tmp_path / "two", folder / "model.pt", *more, "--batch-size", "12")
+    assert len(one.losses) == len(two.losses) == 4
+    assert two.losses == pytest.approx(one.losses, abs=1e-5)
+    assert_same_weights(one.checkpoint()["model"], two.checkpoint()["model"], 2e-5)
 
 
 def test_uneven_workers_weigh_examples_equally(folder: Path, tmp_path: Path) -> None:
