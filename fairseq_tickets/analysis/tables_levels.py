@@ -50,8 +50,9 @@ def _task_rows(own: Sequence[Result], model: str, task: str) -> list[list[Cell]]
         return []
     full = best_runs(own, "full")
     baseline = {run.seed: run.score() for run in full}
-    score = metric_text(task, full) if full else "-"
-    rows = [cells(model, task, "0 % (full)", "100.0 %", "100.0 %", score, score, score, "")]
+    score = Cell(metric_text(task, full)) if full else NOT_MEASURED
+    scores = [score if runs else NOT_MEASURED for runs in tickets.values()]
+    rows = [[*cells(model, task, "0 % (full)", "100.0 %", "100.0 %"), *scores, Cell("")]]
     for level in found:
         at = {kind: [run for run in runs if run.level == level] for kind, runs in tickets.items()}
         shown = [Cell(metric_text(task, runs)) if runs else NOT_MEASURED for runs in at.values()]

@@ -102,9 +102,15 @@ def write_checkpoint(path: Path, model: Any, **changes: Any) -> Path:
 
 
 def write_data(
-    folder: Path, train: int = 24, valid: int = 11, classes: int = 3, regression: bool = False, seed: int = 5
+    folder: Path,
+    train: int = 24,
+    valid: int = 11,
+    classes: int = 3,
+    regression: bool = False,
+    seed: int = 5,
+    test: int = 0,
 ) -> Path:
-    """Binarised data whose label depends on the first word, so that it can be learnt."""
+    """Binarised data whose label depends on the first word, so that it can be learnt; `test` has no labels."""
     from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
     words = dictionary()
@@ -115,7 +121,9 @@ def write_data(
     (folder / "input0" / "dict.txt").write_text(dictionary_lines)
     if not regression:
         (folder / "label" / "dict.txt").write_text("".join(f"c{index} 1\n" for index in range(classes)))
-    for split, count in (("train", train), ("valid", valid)):
+    for split, count in (("train", train), ("valid", valid), ("test", test)):
+        if not count:
+            continue
         inputs = MMapIndexedDatasetBuilder(str(folder / "input0" / f"{split}.bin"), dtype=np.uint16)
         labels = MMapIndexedDatasetBuilder(str(folder / "label" / f"{split}.bin"), dtype=np.uint16)
         scores = []
@@ -127,8 +135,9 @@ def write_data(
             scores.append(f"{int(ids[0]) % classes + 0.25 * (length % 3):.2f}")
         inputs.finalize(str(folder / "input0" / f"{split}.idx"))
         labels.finalize(str(folder / "label" / f"{split}.idx"))
-        if regression:
+        if regression and split != "test":
             (folder / "label" / f"{split}.label").write_text("\n".join(scores) + "\n")
+        if regression or split == "test":
             for path in (folder / "label").glob(f"{split}.[bi]*"):
                 path.unlink()
     known = {
