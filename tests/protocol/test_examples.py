@@ -11,7 +11,7 @@ from fairseq_tickets.protocol.config import load_protocol
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("*/protocol/*.yaml"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
 def test_examples_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLUE_DIR", "glue")
     protocol = load_protocol(path)
@@ -26,6 +26,8 @@ def test_counts_in_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
         if protocol.super_tickets is not None:
             section = protocol.super_tickets
             by_task = (1 + len(section.levels) * len(section.keep[task]) for task in section.tasks)
-            counts[path.stem] = len(protocol.seeds) * sum(by_task)
-    assert counts["quick"] == 14
-    assert counts["minilm"] == 228
+            counts[f"{path.parts[-3]}/{path.stem}"] = len(protocol.seeds) * sum(by_task)
+    assert counts["super_tickets/quick"] == 14
+    assert counts["super_tickets/minilm"] == 177
+    assert counts["super_tickets/rte"] == 75
+    assert counts["ticket_sharing/minilm"] == 81
