@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from fairseq_tickets.errors import UserError
+from fairseq_tickets.analysis.results import Result
 from fairseq_tickets.protocol.config import load_protocol
 from fairseq_tickets.protocol.inputs import Checksums, Inputs, find_data, find_model
 from fairseq_tickets.protocol.plan import Plan, Planner, check_levels
 from fairseq_tickets.protocol.processes import end_workers
-from fairseq_tickets.protocol.runs import L1, MAKE_RESULTS, SHARE, TRAIN, Run
+from fairseq_tickets.protocol.runs import EXTRACT, L1, SCORE, SHARE, TRAIN, Run
 from fairseq_tickets.protocol.scheduler import default_executor, missing, run_all
-from fairseq_tickets.protocol.store import RESULT, Store
+from fairseq_tickets.protocol.store import OUTPUTS, RESULT, Store
 
 Update = Callable[[int, int, int, Optional[str]], None]
 
@@ -158,8 +158,21 @@ class Experiment:
             return self._status(plan, collected)
 
     def _collect(self) -> int:
-        plan = self.plan()
-        return self.store.collect([run.key for run in plan.runs.values() if run.kind in MAKE_RESULTS])
+        """Copy what people look at side by side: `results`, dominant tickets to `tickets`, importance to `scores`."""
+        plan, results = self.plan(), self.store.results()
+        found = {
+            f"{_stem(results[key])}-{key[:8]}.json": self.folder / key / RESULT for key in plan.runs if key in results
+        }
+        self.store.collect("results", found)
+        for kind, name in ((EXTRACT, "tickets"), (SCORE, "scores")):
+            done = [run for run in plan.runs.values() if run.kind == kind and self.store.finished(run)]
+            names = [f"{run.what['task']}-seed{run.what['seed']}" for run in done]
+            files = {}
+            for run, stem in zip(done, names):
+                own = stem if names.count(stem) == 1 else f"{stem}-{run.key[:8]}"
+                files[own + Path(OUTPUTS[kind]).suffix] = self.folder / run.key / OUTPUTS[kind]
+            self.store.collect(name, files)
+        return len(found)
 
     def _status(self, plan: Plan, collected: int) -> Status:
         todo = missing(plan, self.store)
@@ -218,4 +231,14 @@ def _estimate(run: Run, finished: list[tuple[Mapping[str, Any], float]]) -> floa
     return None
 
 
-__all__ = ["Entry", "Experiment", "Status", "UserError"]
+def _stem(result: Result) -> str:
+    words = [result.task, result.method]
+    if result.source_task:
+        words.append(f"from-{result.source_task}")
+    if result.top_k is not None:
+        words.append(f"k{result.top_k}")
+    if result.level is not None:
+        words.append(f"{result.level:g}")
+    if result.train_fraction != 1.0:
+        words.append(f"of{result.train_fraction:g}")
+    return "-".join([*words, f"seed{result.seed}"])

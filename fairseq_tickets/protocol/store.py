@@ -164,26 +164,22 @@ class Store:
             self._results.pop(key, None)
         return sorted(stale)
 
-    def collect(self, keys: Iterable[str]) -> int:
-        """Make the folder `results` hold exactly the finished results of the runs named; returns how many."""
-        target = self.folder / "results"
-        results, wanted = self.results(), {}
-        for key in keys:
-            if key in results:
-                wanted[f"{_stem(results[key])}-{key[:8]}.json"] = key
+    def collect(self, name: str, wanted: Mapping[str, Path]) -> None:
+        """Make the folder `name` hold exactly copies of these files, by their new names."""
+        target = self.folder / name
+        if not wanted and not target.is_dir():
+            return
         try:
             target.mkdir(exist_ok=True)
-            for path in target.glob("*.json"):
-                if path.name not in wanted:
+            for path in target.iterdir():
+                if path.suffix in (".json", ".npz") and path.name not in wanted:
                     path.unlink()
-            for name, key in wanted.items():
-                source = self.folder / key / RESULT
-                if not (target / name).is_file() or (target / name).read_bytes() != source.read_bytes():
-                    with atomic_write(target / name) as temporary:
+            for file, source in wanted.items():
+                if not (target / file).is_file() or (target / file).read_bytes() != source.read_bytes():
+                    with atomic_write(target / file) as temporary:
                         shutil.copyfile(source, temporary)
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-        return len(wanted)
 
 
 def write_result(path: Path, content: Mapping[str, Any]) -> None:
@@ -196,16 +192,3 @@ def write_result(path: Path, content: Mapping[str, Any]) -> None:
 def write_done(folder: Path, output: str, facts: Mapping[str, Any]) -> None:
     """Mark a run that makes no result file as finished."""
     write_json(folder / DONE, {"output": output, "sha256": sha256(folder / output), **facts})
-
-
-def _stem(result: Result) -> str:
-    words = [result.task, result.method]
-    if result.source_task:
-        words.append(f"from-{result.source_task}")
-    if result.top_k is not None:
-        words.append(f"k{result.top_k}")
-    if result.level is not None:
-        words.append(f"{result.level:g}")
-    if result.train_fraction != 1.0:
-        words.append(f"of{result.train_fraction:g}")
-    return "-".join([*words, f"seed{result.seed}"])

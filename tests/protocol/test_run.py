@@ -96,6 +96,8 @@ def test_adaptation_and_dominant_tickets(write: Any, inputs: Path, tmp_path: Pat
         ("dominant", 1), ("dominant", 2), ("random_dimensions", 1), ("random_dimensions", 2), ("bitfit", None),
         ("random_elements", None),
     }  # fmt: skip
+    assert [path.name for path in (tmp_path / "runs" / "toy" / "tickets").iterdir()] == ["RTE-seed1.json"]
+    assert [path.name for path in (tmp_path / "runs" / "toy" / "scores").iterdir()] == ["RTE-seed1.npz"]
     one, two = (dominant["dominant", k] for k in (1, 2))
     assert one["trainable_parameters"] < two["trainable_parameters"] < two["total_parameters"]
     assert one["ticket"]["dimensions"]["fc1"][0] == two["ticket"]["dimensions"]["fc1"][0][:1]

@@ -109,15 +109,18 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_results_are_collected_side_by_side(tmp_path: Path) -> None:
+def test_files_are_collected_side_by_side(tmp_path: Path) -> None:
     store, first, second = Store(tmp_path), train_run(1), train_run(2)
     finish(store, first)
     finish(store, second)
-    assert store.collect([first.key, second.key, "not finished"]) == 2
-    assert store.collect([second.key]) == 1
-    (path,) = (tmp_path / "results").glob("*.json")
-    assert path.name == f"RTE-full-seed2-{second.key[:8]}.json"
-    assert path.read_bytes() == (tmp_path / second.key / "result.json").read_bytes()
+    one, two = (tmp_path / run.key / "result.json" for run in (first, second))
+    store.collect("results", {"one.json": one, "two.json": two})
+    (tmp_path / "results" / "table.md").write_text("a user's own file")
+    store.collect("results", {"second.json": two})
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["second.json", "table.md"]
+    assert (tmp_path / "results" / "second.json").read_bytes() == two.read_bytes()
+    store.collect("tickets", {})
+    assert not (tmp_path / "tickets").exists()
     assert set(Store(tmp_path).results()) == {first.key, second.key}
 
 
