@@ -15,7 +15,6 @@ from fairseq_tickets.files import sha256
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fairseq_tickets.dominant_ticket.extraction import ModelCounts
 
 HELP = "turn a pre-trained and an L1-fine-tuned checkpoint into a dominant ticket"
 DESCRIPTION = """Find the few input dimensions of every matrix in which fine-tuning with the L1 penalty moved the model.
@@ -58,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read both checkpoints, extract, write the ticket."""
     from fairseq_tickets import __version__
+    from fairseq_tickets.analysis.arrays import save_counts
     from fairseq_tickets.dominant_ticket import extraction
     from fairseq_tickets.dominant_ticket.report import format_report, report
     from fairseq_tickets.tickets import DominantTicket
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         distributions = _with_bar("report", lambda step: report(pretrained, finetuned, heads, args.sigma, step))
     if args.counts:
-        _save_counts(args.counts, counted, ticket.provenance)
+        save_counts(args.counts, counted.tables(), ticket.provenance)
     ticket.save(args.output)
     if args.json:
         figures: dict[str, Any] = {
@@ -164,15 +164,6 @@ def _checksums(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
     with ThreadPoolExecutor(2) as pool:
         digests = list(pool.map(sha256, files.values()))
     return {role: {"file": Path(path).name, "sha256": digest} for (role, path), digest in zip(files.items(), digests)}
-
-
-def _save_counts(path: str, counted: ModelCounts, provenance: Mapping[str, Any]) -> None:
-    import torch
-
-    from fairseq_tickets.analysis.arrays import save_counts
-
-    tables = {m: torch.stack([row.out_weighted for row in rows]).numpy() for m, rows in counted.counts.items()}
-    save_counts(path, tables, provenance)
 
 
 def _section(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:

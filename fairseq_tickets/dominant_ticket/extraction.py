@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -58,6 +58,10 @@ class ModelCounts(NamedTuple):
     shape: ModelShape
     sigma: float
     counts: dict[str, list[Counts]]
+
+    def tables(self) -> dict[str, Any]:
+        """Numbers of out-weighted parameters: matrix name -> NumPy array (layers, in_features + 1), the bias last."""
+        return {name: torch.stack([row.out_weighted for row in rows]).numpy() for name, rows in self.counts.items()}
 
 
 class Delta(NamedTuple):

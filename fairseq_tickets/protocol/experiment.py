@@ -16,7 +16,7 @@ from fairseq_tickets.protocol.plan import Plan, Planner, check_levels
 from fairseq_tickets.protocol.processes import end_workers
 from fairseq_tickets.protocol.runs import EXTRACT, L1, SCORE, SHARE, TRAIN, Run
 from fairseq_tickets.protocol.scheduler import default_executor, missing, run_all
-from fairseq_tickets.protocol.store import OUTPUTS, RESULT, Store
+from fairseq_tickets.protocol.store import COUNTS, OUTPUTS, RESULT, Store
 
 Update = Callable[[int, int, int, Optional[str]], None]
 
@@ -158,19 +158,24 @@ class Experiment:
             return self._status(plan, collected)
 
     def _collect(self) -> int:
-        """Copy what people look at side by side: `results`, dominant tickets to `tickets`, importance to `scores`."""
+        """Copy what people look at side by side: `results`; `scores` of importance; dominant `tickets` and `counts`."""
         plan, results = self.plan(), self.store.results()
         found = {
             f"{_stem(results[key])}-{key[:8]}.json": self.folder / key / RESULT for key in plan.runs if key in results
         }
         self.store.collect("results", found)
-        for kind, name in ((EXTRACT, "tickets"), (SCORE, "scores")):
+        for kind, name, output in (
+            (SCORE, "scores", OUTPUTS[SCORE]),
+            (EXTRACT, "tickets", OUTPUTS[EXTRACT]),
+            (EXTRACT, "counts", COUNTS),
+        ):
             done = [run for run in plan.runs.values() if run.kind == kind and self.store.finished(run)]
             names = [f"{run.what['task']}-seed{run.what['seed']}" for run in done]
             files = {}
             for run, stem in zip(done, names):
                 own = stem if names.count(stem) == 1 else f"{stem}-{run.key[:8]}"
-                files[own + Path(OUTPUTS[kind]).suffix] = self.folder / run.key / OUTPUTS[kind]
+                if (self.folder / run.key / output).is_file():
+                    files[own + Path(output).suffix] = self.folder / run.key / output
             self.store.collect(name, files)
         return len(found)
 

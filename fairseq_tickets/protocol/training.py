@@ -15,7 +15,7 @@ from typing import Any
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
 from fairseq_tickets.protocol.recording import Recorder
-from fairseq_tickets.protocol.store import CHECKPOINT, RESULT, write_done, write_result
+from fairseq_tickets.protocol.store import CHECKPOINT, COUNTS, RESULT, write_done, write_result
 
 CRITERION, L1_CRITERION = "ticket_sentence_prediction", "ticket_sentence_prediction_l1"
 ADAM_BETAS = "(0.9, 0.999)"
@@ -70,21 +70,23 @@ def l1_run(spec: Mapping[str, Any], folder: Path) -> None:
 
 
 def extract_run(spec: Mapping[str, Any], folder: Path) -> None:
-    """A dominant ticket with the most dimensions the protocol asks for; smaller ones are its first dimensions."""
+    """A dominant ticket with the most dimensions the protocol asks for; smaller ones are its first dimensions.
+
+    All counts are written beside it, for `plot out-weighted`.
+    """
     from fairseq_tickets import checkpoint
-    from fairseq_tickets.dominant_ticket.extraction import extract
+    from fairseq_tickets.analysis.arrays import save_counts
+    from fairseq_tickets.dominant_ticket.extraction import check_top_k, count_model, ticket_from_counts
 
     what, told = spec["what"], spec["told"]
     pin_threads(what["config"]["threads"])
     heads = _heads(checkpoint.load(told["finetuned"], mmap=True))
-    ticket = extract(
-        checkpoint.encoder_tensors(told["pretrained"]),
-        checkpoint.encoder_tensors(told["finetuned"]),
-        heads,
-        what["sigma"],
-        what["top_k"],
-    )
+    pretrained, finetuned = (checkpoint.encoder_tensors(told[which]) for which in ("pretrained", "finetuned"))
+    counted = count_model(pretrained, finetuned, heads, what["sigma"])
+    check_top_k(counted.shape, what["top_k"])
+    ticket = ticket_from_counts(counted, what["top_k"])
     ticket.provenance.update(task=what["task"], seed=what["seed"], l1_weight=what["l1_weight"], run=what["l1"])
+    save_counts(folder / COUNTS, counted.tables(), ticket.provenance)
     ticket.save(folder / "ticket.json")
     write_done(folder, "ticket.json", {})
 
