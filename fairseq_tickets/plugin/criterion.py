@@ -6,7 +6,7 @@ it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,10 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
     def __init__(self, cfg: TicketSentencePredictionCriterionConfig, task: Any) -> None:
         super().__init__(task)
         self.classification_head_name = cfg.classification_head_name
-        self.regression_target = task.regression
+
+    def task_and_head(self, sample: dict[str, Any]) -> tuple[Any, str]:
+        """The task that a batch belongs to, and the name of its head."""
+        return self.task, self.classification_head_name
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
@@ -90,9 +93,10 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
         Returns:
             the loss, summed over examples if `reduce` else (batch,); the number of examples; what to log.
         """
+        task, _ = self.task_and_head(sample)
         logits = self.logits(model, sample)
-        losses = example_losses(logits, sample["target"], self.regression_target)
-        predictions = logits.detach().view(-1) if self.regression_target else logits.detach().argmax(-1)
+        losses = example_losses(logits, sample["target"], task.regression)
+        predictions = logits.detach().view(-1) if task.regression else logits.detach().argmax(-1)
         targets = sample["target"].view(-1)
         log: dict[str, Any] = {
             "loss": losses.detach().sum(),
@@ -100,22 +104,21 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
             "nsentences": len(targets),
             "sample_size": len(targets),
         }
-        if not self.regression_target:
+        if not task.regression:
             log["ncorrect"] = (predictions == targets).sum()
         if not self.training:
             ids = sample["id"].view(-1)
-            columns = [ids, predictions, targets, self.task.selected(ids)]
+            columns = [ids, predictions, targets, task.selected(ids)]
             log["predictions"] = torch.stack([c.detach().double().cpu() for c in columns], 1).tolist()
-            log["metrics"] = list(self.task.metric_names)
-            log["logged"] = list(self.task.logged_metrics)
-            log["selection"] = self.task.selects
+            log["metrics"] = list(task.metric_names)
+            log["logged"] = list(task.logged_metrics)
+            log["selection"] = task.selects
         return (losses.sum() if reduce else losses), len(targets), log
 
     def logits(self, model: nn.Module, sample: dict[str, Any]) -> Tensor:
         """(batch, classes), float32 or wider."""
-        logits, _ = model(
-            **sample["net_input"], features_only=True, classification_head_name=self.classification_head_name
-        )
+        _, head = self.task_and_head(sample)
+        logits, _ = model(**sample["net_input"], features_only=True, classification_head_name=head)
         wide: Tensor = logits if logits.dtype == torch.float64 else logits.float()
         return wide
 
@@ -137,13 +140,45 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
                 correct = sum(log["ncorrect"] for log in logging_outputs)
                 metrics.log_scalar("accuracy", correct / sample_size, sample_size, round=4)
             return
-        metrics.log_custom(PredictionsMeter, "_predictions", rows)
-        first = next(log for log in logging_outputs if "metrics" in log)
-        for part in ("all", "select", "report") if first["selection"] else ("all",):
-            suffix = "" if part == "all" else f"_{part}"
-            for name in first["logged"]:
-                metrics.log_derived(name + suffix, _metric(name, part))
-            metrics.log_derived("score" + suffix, _score(tuple(first["metrics"]), part))
+        log_evaluation(next(log for log in logging_outputs if "metrics" in log), rows, "_predictions")
+
+
+def log_evaluation(log: Mapping[str, Any], rows: Sequence[Sequence[float]], meter: str, prefix: str = "") -> None:
+    """Log a task's metrics and score, over all and by part.
+
+    Args:
+        log: what `forward` logged about the task.
+        rows: predictions, as `PredictionsMeter.update` takes them.
+        meter: name of the meter that collects them.
+        prefix: comes before the names of metrics.
+    """
+    metrics.log_custom(PredictionsMeter, meter, rows)
+    for part, suffix in parts(log).items():
+        for name in log["logged"]:
+            metrics.log_derived(f"{prefix}{name}{suffix}", _metric(meter, name, part))
+        metrics.log_derived(f"{prefix}score{suffix}", mean_score({meter: log["metrics"]}, part))
+
+
+def parts(log: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of the split that there are, and what is added to the names of their metrics."""
+    return {"all": "", "select": "_select", "report": "_report"} if log["selection"] else {"all": ""}
+
+
+def mean_score(metric_names: Mapping[str, Sequence[str]], part: str) -> Callable[[Any], float]:
+    """The mean over tasks of the task's score; `metric_names` has the task's metrics by the name of its meter.
+
+    Tasks without predictions are left out: a split such as MNLI's second one belongs to some of the tasks only.
+    """
+
+    def score(logged: Any) -> float:
+        scores = []
+        for meter, own in metric_names.items():
+            if meter in logged:
+                values = {name: logged[meter].value(name, part) for name in own}
+                scores.append(math.nan if np.isnan(list(values.values())).any() else task_score(values, list(own)))
+        return float(np.mean(scores))
+
+    return score
 
 
 def example_losses(logits: Tensor, targets: Tensor, regression: bool) -> Tensor:
@@ -153,13 +188,5 @@ def example_losses(logits: Tensor, targets: Tensor, regression: bool) -> Tensor:
     return F.cross_entropy(logits, targets.view(-1), reduction="none")
 
 
-def _metric(name: str, part: str) -> Callable[[Any], float]:
-    return lambda logged: logged["_predictions"].value(name, part)
-
-
-def _score(names: tuple[str, ...], part: str) -> Callable[[Any], float]:
-    def score(logged: Any) -> float:
-        values = {name: logged["_predictions"].value(name, part) for name in names}
-        return math.nan if np.isnan(list(values.values())).any() else task_score(values, names)
-
-    return score
+def _metric(meter: str, name: str, part: str) -> Callable[[Any], float]:
+    return lambda logged: logged[meter].value(name, part)

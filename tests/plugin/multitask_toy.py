@@ -27,7 +27,6 @@ TICKETS = {
     "real": SuperTicket(SHAPE, [[1, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 0]], [0, 0, 1]),
 }
 UNION = SuperTicket(SHAPE, [[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]], [1, 0, 1])
-NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
 
 
 def write_tasks(folder: Path) -> Path:

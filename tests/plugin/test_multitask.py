@@ -6,14 +6,10 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from fairseq import options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq_cli import validate as fairseq_validate
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.plugin import multitask as task_module
@@ -22,9 +18,9 @@ from fairseq_tickets.super_ticket.pruning import weight_remaining
 from fairseq_tickets.tickets import SuperTicket
 
 from . import multitask_toy, toy
-from .multitask_toy import NO_DROPOUT, SHAPE, TICKETS, UNION, train, watching, write_list
+from .multitask_toy import SHAPE, TICKETS, UNION, train, watching, write_list
 from .test_training import assert_same_weights, expected_metrics
-from .training import COMMON, fresh_process
+from .training import COMMON, NO_DROPOUT, validate_words
 from .training import train as train_one
 
 
@@ -79,21 +75,10 @@ def test_fairseq_validate_prints_the_same(folder: Path) -> None:
     """Again without list and tickets, in batches of another size."""
     words = ["--path", str(folder / "shared" / "checkpoint_last.pt"), "--task", "ticket_multitask", *COMMON]
     words += ["--criterion", "ticket_sentence_prediction", "--batch-size", "3"]
-    parsed = options.parse_args_and_arch(options.get_validation_parser(), words)
-    given = options.parse_args_and_arch(options.get_validation_parser(), words, suppress_defaults=True)
-    printed: list[dict[str, float]] = []
-    with (
-        fresh_process(),
-        mock.patch.object(
-            fairseq_validate.progress_bar.JsonProgressBar,
-            "print",
-            lambda self, stats, tag=None, step=None: printed.append(dict(stats)),
-        ),
-    ):
-        fairseq_validate.main(convert_namespace_to_omegaconf(parsed), override_args=given)
+    printed = validate_words(words)
     stats = json.loads((folder / "shared" / "stats.json").read_text())[-1]
     for name in ("score", "score_report", "three_accuracy", "two_f1", "real_pearson", "real_score_select"):
-        assert float(printed[-1][name]) == pytest.approx(stats[name], abs=1e-4), name
+        assert printed[name] == pytest.approx(stats[name], abs=1e-4), name
 
 
 def test_weight_remaining_is_reported(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

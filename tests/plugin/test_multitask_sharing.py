@@ -18,7 +18,8 @@ from fairseq_tickets.super_ticket.parts import sharing_parts
 from fairseq_tickets.super_ticket.sharing import Allowed, allowed_by_name, union
 
 from . import multitask_toy, toy
-from .multitask_toy import NO_DROPOUT, TICKETS, UNION, train, watching, write_list
+from .multitask_toy import TICKETS, UNION, train, watching, write_list
+from .training import NO_DROPOUT
 
 CLASSES = {"three": 3, "two": 2, "real": 1}
 

@@ -8,8 +8,9 @@ from unittest import mock
 import pytest
 
 from . import multitask_toy, test_workers
-from .multitask_toy import NO_DROPOUT, train, write_list
+from .multitask_toy import train, write_list
 from .test_training import assert_same_weights
+from .training import NO_DROPOUT
 
 
 @pytest.mark.slow

@@ -102,7 +102,13 @@ def run_config(config: Any, save_dir: Path) -> Run:
 def validate(path: Path, data: Path, *more: str) -> dict[str, float]:
     """Run fairseq-validate's main; returns what it printed last."""
     words = [str(data), "--path", str(path), "--batch-size", "3", *COMMON, *more]
-    words += ["--task", "ticket_sentence_prediction", "--criterion", "ticket_sentence_prediction"]
+    return validate_words(
+        [*words, *("--task", "ticket_sentence_prediction", "--criterion", "ticket_sentence_prediction")]
+    )
+
+
+def validate_words(words: list[str]) -> dict[str, float]:
+    """Run fairseq-validate's main on a command line; returns what it printed last."""
     parsed = options.parse_args_and_arch(options.get_validation_parser(), words)
     given = options.parse_args_and_arch(options.get_validation_parser(), words, suppress_defaults=True)
     printed: list[dict[str, float]] = []
