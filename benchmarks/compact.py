@@ -17,11 +17,10 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measure import held, peak, start_peak, timed
 from torch import Tensor, nn
 
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
@@ -59,11 +58,9 @@ def main() -> None:
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
         for turn in range(args.repeats + 1):
             for side, step in steps.items():
-                began = time.perf_counter()
-                step()
-                synchronise(args.device)
+                wall, _ = timed(step, args.device)
                 if turn:  # the first makes the optimizer's state
-                    seconds[side].append(time.perf_counter() - began)
+                    seconds[side].append(wall)
         del steps
         medians = {side: statistics.median(times) for side, times in seconds.items()}
         memory = {side: memory_of(args, side, level) for side in SIDES}
@@ -133,25 +130,12 @@ def memory_of(args: argparse.Namespace, side: str, level: float) -> int:
 
 def peak_memory(args: argparse.Namespace, side: str, level: float) -> int:
     """Bytes at the peak of two steps, above what the process held before."""
-    if args.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-    before = 0 if args.device != "cpu" else resident("VmRSS")
+    start_peak(args.device)
+    before = held(args.device)
     step = make_step(args, ticket_at(args.layers, level), side)
     for _ in range(2):
         step()
-    return int(torch.cuda.max_memory_allocated()) if args.device != "cpu" else resident("VmHWM") - before
-
-
-def resident(line: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    found = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(line)]
-    return int(found[0].split()[1]) * 1024
-
-
-def synchronise(device: str) -> None:
-    """Wait for the GPU."""
-    if device != "cpu":
-        torch.cuda.synchronize()
+    return peak(args.device) - before
 
 
 if __name__ == "__main__":

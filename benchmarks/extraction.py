@@ -11,7 +11,6 @@ two idle cores; `cpu_seconds` and `load_average` tell how idle they were.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import report as write_report
 
 from fairseq_tickets.checkpoint import save
 from fairseq_tickets.parameters import EMBEDDINGS, MATRICES, ModelShape, matrix_name
@@ -117,11 +117,7 @@ def main() -> None:
         "load_average": os.getloadavg()[0],
         "runs": runs,
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if args.output:
-        Path(args.output).write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    write_report(result, args.output)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measure import held, on_gpu, peak, start_peak, timed
 from torch import Tensor, nn
 
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
@@ -83,19 +83,16 @@ def main() -> None:
     cpu_seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(args.repeats + 1):
         for side, step in sides.items():
-            synchronise(args.device)
-            start, cpu_start = time.perf_counter(), time.process_time()
-            step()
-            synchronise(args.device)
+            wall, cpu = timed(step, args.device)
             if turn:
-                seconds[side].append(time.perf_counter() - start)
-                cpu_seconds[side].append(time.process_time() - cpu_start)
+                seconds[side].append(wall)
+                cpu_seconds[side].append(cpu)
     memory = {side: memory_of(args.device, side, sides[side]) for side in SIDES}
     base, cpu_base = (statistics.median(s[SIDES[0]]) for s in (seconds, cpu_seconds))
     result = {
         "benchmark": "importance",
         "options": {k: v for k, v in vars(args).items() if k not in ("output", "peak_of")},
-        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.machine(),
+        "device": torch.cuda.get_device_name() if on_gpu(args.device) else platform.machine(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "sides": {
@@ -147,7 +144,7 @@ def build(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
 def memory_of(device: str, side: str, step: Callable[[], None]) -> int:
     """Peak bytes above the built model that one step of a side takes."""
-    if device.startswith("cuda"):
+    if on_gpu(device):
         return peak_memory(device, step)
     command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--peak-of", side]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
@@ -155,27 +152,10 @@ def memory_of(device: str, side: str, step: Callable[[], None]) -> int:
 
 def peak_memory(device: str, step: Callable[[], None]) -> int:
     """Peak bytes above what is there now; on a CPU for a fresh process, whose allocator holds no memory."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is resident
-    before = resident("VmRSS")
+    start_peak(device)
+    before = held(device)
     step()
-    return resident("VmHWM") - before
-
-
-def resident(line: str) -> int:
-    """Bytes in a line of this process's status: VmRSS is now, VmHWM the peak."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * next(int(text.split()[1]) for text in status.splitlines() if text.startswith(line))
-
-
-def synchronise(device: str) -> None:
-    """Wait for the GPU, if there is one."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    return peak(device) - before
 
 
 if __name__ == "__main__":

@@ -11,37 +11,16 @@ extra copy of the penalised weights.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measure import held, report, timed
 from torch import nn
 
 from fairseq_tickets.dominant_ticket.l1 import L1ToPretrained, step_scales
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
 from fairseq_tickets.parameters import LAYERS_PREFIX
-
-
-def median_seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median wall and CPU seconds of `work`."""
-    walls, cpus = [], []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return statistics.median(walls), statistics.median(cpus)
-
-
-def resident() -> int:
-    """This process's memory in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
@@ -58,9 +37,9 @@ def main() -> None:
     layers = nn.ModuleList(TicketEncoderLayer(1024, 4096, 16) for _ in range(args.layers)).to(args.device)
     named = {LAYERS_PREFIX + name: parameter for name, parameter in layers.named_parameters()}
     pretrained = {name: parameter.detach() for name, parameter in named.items()}
-    before = resident()
+    before = held(args.device)
     penalty = L1ToPretrained(named.items(), pretrained, 1e-3)
-    copy_bytes = resident() - before
+    copy_bytes = held(args.device) - before
     optimizer = torch.optim.AdamW(layers.parameters(), lr=1e-5)
     x = torch.randn(128, 4, 1024, device=args.device)
 
@@ -81,8 +60,8 @@ def main() -> None:
         ("proximal_sgd", lambda: penalty.proximal_(1e-9)),
         ("proximal_adam", lambda: penalty.proximal_(1e-9, step_scales(optimizer))),
     ):
-        wall, cpu = median_seconds(work, args.repeats)
-        figures[name] = {"wall_seconds": wall, "cpu_seconds": cpu}
+        walls, cpus = zip(*(timed(work, args.device) for _ in range(args.repeats)))
+        figures[name] = {"wall_seconds": statistics.median(walls), "cpu_seconds": statistics.median(cpus)}
     result = {
         "benchmark": "l1",
         "layers": args.layers,
@@ -97,11 +76,7 @@ def main() -> None:
             name: {kind: f[kind] / figures["step"][kind] for kind in f} for name, f in figures.items() if name != "step"
         },
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if args.output:
-        Path(args.output).write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import random
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
+from measure import report, timed
 from torch import nn
 
 from fairseq_tickets.dominant_ticket.updates import SlicedOptimizer
@@ -88,38 +86,32 @@ def main() -> None:
             y = layer(y)
         y.pow(2).mean().backward()
 
-    def plain_step(_: str) -> float:
+    def plain_gradients(_: str) -> None:
         ordinary.zero_grad()
         run(plain)
-        return clocked(ordinary.step)
 
-    def sharing_step(task: str) -> float:
+    def plain_update(_: str) -> None:
+        ordinary.step()
+
+    def sharing_gradients(task: str) -> None:
         sliced.zero_grad()
         gate(shared, tickets[task])
         run(shared)
-        return clocked(lambda: sliced.step({group for group in groups if task in group}))
 
-    def clocked(work: Callable[[], object]) -> float:
-        if args.device != "cpu":
-            torch.cuda.synchronize()
-        start = time.process_time()
-        work()
-        if args.device != "cpu":
-            torch.cuda.synchronize()
-        return time.process_time() - start
+    def sharing_update(task: str) -> None:
+        sliced.step({group for group in groups if task in group})
 
-    figures: dict[str, dict[str, list[float]]] = {
-        name: {"wall": [], "cpu": [], "update": []} for name in ("plain", "sharing")
-    }
+    sides = {"plain": (plain_gradients, plain_update), "sharing": (sharing_gradients, sharing_update)}
+    figures: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": [], "update": []} for name in sides}
     names = list(tickets)
     for repeat in range(args.repeats + args.tasks):
-        for name, step in (("plain", plain_step), ("sharing", sharing_step)):
-            wall, cpu = time.perf_counter(), time.process_time()
-            update = step(names[repeat % len(names)])
+        task = names[repeat % len(names)]
+        for name, (gradients, update) in sides.items():
+            first, second = timed(partial(gradients, task), args.device), timed(partial(update, task), args.device)
             if repeat >= args.tasks:  # the first round makes the state
-                figures[name]["wall"].append(time.perf_counter() - wall)
-                figures[name]["cpu"].append(time.process_time() - cpu)
-                figures[name]["update"].append(update)
+                figures[name]["wall"].append(first[0] + second[0])
+                figures[name]["cpu"].append(first[1] + second[1])
+                figures[name]["update"].append(second[1])
     medians = {name: {f"{k}_seconds": statistics.median(v) for k, v in f.items()} for name, f in figures.items()}
     result = {
         "benchmark": "multitask",
@@ -139,11 +131,7 @@ def main() -> None:
             k: medians["sharing"][f"{k}_seconds"] / medians["plain"][f"{k}_seconds"] - 1 for k in ("wall", "cpu")
         },
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if args.output:
-        Path(args.output).write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable
@@ -34,7 +33,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measure import held, on_gpu, peak, start_peak, timed
 from torch import Tensor, nn
+
+from fairseq_tickets.files import write_json
 
 VOCABULARY, POSITIONS, CLASSES, PAD = 50265, 512, 2, 1
 HEAD = "sentence_classification_head"
@@ -225,32 +227,28 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     import_what_it_needs(name)
-    before = _resident("VmRSS")
+    before = held(args.device)
     side = SIDES[name](args)
     side.model.to(args.device).train()
     optimizer = torch.optim.AdamW(side.trained, lr=1e-5)
     tokens = torch.randint(4, VOCABULARY, (args.batch, args.tokens), device=args.device)
     labels = torch.randint(CLASSES, (args.batch,), device=args.device)
     autocast = torch.autocast(torch.device(args.device).type, torch.bfloat16) if args.amp else contextlib.nullcontext()
-    gc.collect()
-    _start_peak(args.device)
-    walls, cpus = [], []
-    for _ in range(args.steps + 1):
-        wall, cpu = time.perf_counter(), time.process_time()
+
+    def step() -> None:
         optimizer.zero_grad()
         with autocast:
             loss = F.cross_entropy(side.logits(tokens).float(), labels)
         loss.backward()
         optimizer.step()
-        if args.device != "cpu":
-            torch.cuda.synchronize()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    peak = torch.cuda.max_memory_allocated() if args.device != "cpu" else _resident("VmHWM") - before
+
+    gc.collect()
+    start_peak(args.device)
+    walls, cpus = zip(*(timed(step, args.device) for _ in range(args.steps + 1)))
     return {
         "wall_seconds": walls[1:],
         "cpu_seconds": cpus[1:],
-        "peak_bytes": peak,
+        "peak_bytes": peak(args.device) - before,
         "saved_bytes": side.saved,
         "trained_parameters": sum(p.numel() for p in side.trained),
         "parameters": sum(p.numel() for p in side.model.parameters()),
@@ -264,18 +262,6 @@ def import_what_it_needs(name: str) -> None:
         import transformers  # noqa: F401
     else:
         from fairseq_tickets import plugin  # noqa: F401
-
-
-def _start_peak(device: str) -> None:
-    if device == "cpu":
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is resident
-    else:
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _resident(line: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * next(int(text.split()[1]) for text in status.splitlines() if text.startswith(line))
 
 
 def one_turn(name: str, shape: tuple[int, int], words: list[str]) -> dict[str, Any]:
@@ -361,7 +347,7 @@ def main() -> None:
         "benchmark": "step_cost",
         "options": {k: v for k, v in vars(args).items() if k not in ("output", "only", "batch", "tokens")},
         "machine": {
-            "device": torch.cuda.get_device_name() if args.device != "cpu" else platform.machine(),
+            "device": torch.cuda.get_device_name() if on_gpu(args.device) else platform.machine(),
             "cores": os.cpu_count(),
             "load_average_at_start": os.getloadavg()[0],
         },
@@ -379,7 +365,7 @@ def main() -> None:
         result["shapes"][text] = summary(turns)
         print(table(result["shapes"][text], shape, "cpu" if args.device == "cpu" else "wall"), flush=True)
     if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(args.output, result)
 
 
 if __name__ == "__main__":
