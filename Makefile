@@ -3,14 +3,18 @@
 
 PYTHON ?= python3
 GLUE_DIR ?=
+MODEL ?=
 PYTEST_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
+# measure.py is a part of the others; prepare.py needs GLUE
+BENCHMARKS := $(filter-out %/measure.py %/prepare.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:  # timings
 .PHONY: help setup demo rte mrpc test test-slow check format bench clean
 
 help:
@@ -19,7 +23,9 @@ help:
 	@echo "make test        the fast tests (GLUE_DIR=... adds those on real data)"
 	@echo "make test-slow   the long ones"
 	@echo "make check       ruff and mypy        make format   ruff, writing"
-	@echo "make bench       benchmarks           make setup    only the set-up of .venv"
+	@echo "make bench       speed and memory, hours: benchmarks/*.py at full size, figures in runs/bench;"
+	@echo "                 GLUE_DIR=... adds that of prepare, MODEL=folder with tokenizer.json its third tokenizer"
+	@echo "make setup       only the set-up of .venv"
 
 setup: $(READY)
 
@@ -56,8 +62,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
-	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+bench: $(READY) $(BENCHMARKS:benchmarks/%.py=bench-%) $(if $(GLUE_DIR),bench-prepare)
+	@test -n "$(GLUE_DIR)" || echo "benchmarks/prepare.py needs data: make bench GLUE_DIR=/path/to/glue adds it"
+
+bench-%: benchmarks/%.py $(READY)
+	@mkdir -p runs/bench
+	$(BIN)/python $< $(if $(MODEL),$(if $(filter prepare,$*),--model "$(MODEL)")) --output runs/bench/$*.json
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
