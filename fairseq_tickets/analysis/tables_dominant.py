@@ -127,15 +127,18 @@ def _mean(runs: dict[str, list[Result]], task: str) -> float:
 
 
 def _sparsity(shares: set[tuple[int, float] | None]) -> Cell:
-    known = sorted({f"{100 * share[1]:.3g}%" for share in shares if share is not None})
-    return Cell("/".join(known)) if known else NOT_MEASURED
+    known = sorted(share[1] for share in shares if share is not None)
+    return _range([f"{100 * share:.3g}%" for share in known])
 
 
 def _count(shares: set[tuple[int, float] | None]) -> Cell:
-    known = sorted({share[0] for share in shares if share is not None})
-    if not known:
+    return _range([f"{count:,}" for count in sorted(share[0] for share in shares if share is not None)])
+
+
+def _range(texts: Sequence[str]) -> Cell:
+    if not texts:
         return NOT_MEASURED
-    return Cell(f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}")
+    return Cell(texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}")
 
 
 def _note_sources(runs: dict[str, list[Result]], row: str, notes: list[str]) -> None:

@@ -20,7 +20,6 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.store import LOG
 
 STOP = ".stop"  # while a file of this name is in the experiment's folder, workers are ended
-ERROR_MARK = "fairseq-tickets: error: "
 
 
 def run_worker(spec: str, threads: int, lock: int | None = None) -> None:
@@ -37,7 +36,7 @@ def run_worker(spec: str, threads: int, lock: int | None = None) -> None:
     folder = Path(spec).parent
     server = _take(threads, lock)
     try:
-        code = server.run(spec, folder.parent / STOP)
+        code, message = server.run(spec, folder.parent / STOP)
     except BaseException:
         server.end()
         raise
@@ -45,7 +44,7 @@ def run_worker(spec: str, threads: int, lock: int | None = None) -> None:
         with _guard:
             _idle.append(server)
     if code != 0:
-        raise UserError(_why(folder / LOG, code))
+        raise UserError(f"{message or _why(folder / LOG, code)} (log: {folder / LOG})")
 
 
 def end_workers() -> None:
@@ -76,20 +75,23 @@ class _Server:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, spec: str, stop: Path) -> int:
-        """Exit code of a run, negative for a signal; the run is ended once the file `stop` exists."""
+    def run(self, spec: str, stop: Path) -> tuple[int, str]:
+        """Exit code of a run, negative for a signal, and its own error message, if any; ends once `stop` exists."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(spec).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            return self._process.wait() or 1
+            return self._process.wait() or 1, ""
         while not select.select([self._process.stdout], [], [], 0.5)[0]:
             if stop.exists():
                 self.end()
-                return -9
+                return -9, "it was stopped"
         answer = self._process.stdout.readline()
-        return int(answer) if answer else self._process.wait() or 1
+        if not answer:
+            return self._process.wait() or 1, ""
+        code, message = json.loads(answer)
+        return int(code), str(message)
 
     def end(self) -> None:
         """Close the pipe, on which the run and the server end; wait for them."""
@@ -115,15 +117,11 @@ def _take(threads: int, lock: int | None) -> _Server:
 
 
 def _why(log: Path, code: int) -> str:
-    """The error line of a log, or its end."""
+    """What is known of a run that ended without a message: a signal, or the end of its log."""
+    if code < 0:
+        return f"it was ended by signal {-code}"
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    told = [line[len(ERROR_MARK) :] for line in lines if line.startswith(ERROR_MARK)]
-    if told:
-        return f"{told[-1]} (log: {log})"
-    if code < 0:
-        return f"it was ended by signal {-code} (log: {log})"
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-    return f"{last} (log: {log})"
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")

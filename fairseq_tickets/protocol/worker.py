@@ -1,14 +1,16 @@
 """The server that does runs, each in a fork of itself: `python -m fairseq_tickets.protocol.worker`.
 
-It reads paths of specifications from standard input, one JSON text a line, and answers each with the exit code of the
-run. Only here fairseq is loaded.
+It reads paths of specifications from standard input, one JSON text a line, and answers each with [exit code, message].
+Only here fairseq is loaded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import select
 import sys
 import threading
 import traceback
@@ -18,7 +20,6 @@ from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
-from fairseq_tickets.protocol.processes import ERROR_MARK
 from fairseq_tickets.protocol.runs import EXTRACT, L1, PART, PREPARE, SCORE, SHARE, TRAIN
 from fairseq_tickets.protocol.store import LOG
 
@@ -30,11 +31,15 @@ def serve() -> None:
         _preload()
         for line in iter(sys.stdin.buffer.readline, b""):
             spec = Path(json.loads(line))
+            message, told = os.pipe()
             run = os.fork()
             if run == 0:
-                _fork_main(spec)
+                _fork_main(spec, told)
+            os.close(told)
             _, status = os.waitpid(run, 0)
-            answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
+            with os.fdopen(message, encoding="utf-8") as text:
+                json.dump([os.waitstatus_to_exitcode(status), text.read()], answers)
+            answers.write("\n")
             answers.flush()
 
 
@@ -44,36 +49,38 @@ def _preload() -> None:
         importlib.import_module(module)
 
 
-def _fork_main(spec: Path) -> None:
+def _fork_main(spec: Path, told: int) -> None:
+    """Do a run in the fork and end it; why it failed goes through the pipe `told`: the disk may be full."""
     code = 1
     try:
-        log = os.open(spec.parent / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        code = main(spec)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        message = main(spec)
+        code = 2 if message else 0
+        os.write(told, message.encode()[: select.PIPE_BUF])
     finally:
         os._exit(code)  # not through the interpreter's end: the watching thread is blocked on standard input
 
 
-def main(spec_path: Path) -> int:
-    """Do the run that a specification describes; returns the exit code."""
+def main(spec_path: Path) -> str:
+    """Do the run that a specification describes, with a log in its folder; returns the reason if it failed, else ""."""
     threading.Thread(target=_end_with_starter, daemon=True).start()
-    spec = read_json(spec_path, "specification")
     try:
+        log = os.open(spec_path.parent / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        spec = read_json(spec_path, "specification")
         KINDS[spec["kind"]](spec, spec_path.parent)
+        return ""
     except UserError as error:
-        print(f"{ERROR_MARK}{error}", flush=True)
-        return 2
+        with contextlib.suppress(OSError):
+            print(error, flush=True)
+        return str(error)
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
         from fairseq_tickets.compat import user_error_line
 
-        message = user_error_line(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"{ERROR_MARK}{message}", flush=True)
-        return 1
-    return 0
+        return user_error_line(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def prepare(spec: Mapping[str, Any], folder: Path) -> None:

@@ -16,7 +16,7 @@ from .test_run import finish, results, start
 MEGABYTE = 1 << 20
 MESSAGES = {  # bytes left -> what the error says
     0: "spec.json: No space left on device",
-    4 << 10: "finished runs are untouched",  # a log without room for the reason can't tell it
+    4 << 10: "No space left on device",  # nothing fits in the log
     64 << 10: "checkpoint_best.pt: No space left on device",
 }
 
