@@ -144,8 +144,9 @@ CARDS = {
                 prints=[r"RTE_accuracy [\d.]+", r"STS-B_pearson", r"RTE_score [\d.]+", r" score [\d.]+", "remaining"],
             ),
             Block("bash", writes=["runs/shared_rte/checkpoint_best.pt"], prints=[KEPT]),
+            Block("bash", prints=[r"^0 runs finished, \d+ left"]),
         ],
-        needs=["models", "data", "tickets"],
+        needs=["models", "data", "tickets", "glue"],
         files={
             "examples/ticket_sharing/tasks/glue_small.yaml": {"train_examples: 6000": "train_examples: 48"},
             "examples/ticket_sharing/config/glue_small.yaml": {"max_epoch: 5": "max_epoch: 1"},
