@@ -131,6 +131,11 @@ CARDS = {
                 "python", changes={"    ...": "    under_delta = predicted()"}, before=BEFORE_DELTA, after=AFTER_DELTA
             ),
             Block("bash", prints=[r"^0 runs finished, \d+ left"]),
+            Block(
+                "bash",
+                writes=["out_weighted.pdf", "skeleton.pdf"],
+                prints=[r"^\| Dominant-1 minilm", r"^\| seeds +\| dimension", r"^\| ticket +\| matrix"],
+            ),
         ],
         needs=["models", "data", "glue"],
     ),
