@@ -47,7 +47,7 @@ def take(made: Path, folder: Path, names: Sequence[str], files: Mapping[str, Map
     """A work folder with copies of `names` and of the repository's examples, in which `files` are changed."""
     for name in names:
         shutil.copytree(made / name, folder / name)
-    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("results"))
+    shutil.copytree(ROOT / "examples", folder / "examples")
     for name, changes in files.items():
         path = folder / name
         path.write_text(changed(path.read_text(encoding="utf-8"), changes), encoding="utf-8")
