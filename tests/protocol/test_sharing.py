@@ -115,6 +115,7 @@ def test_shared_runs_their_parts_and_what_follows(protocol: Any, inputs: Path, t
         "MT-DNN toy", "MT-DNN toy + ST fine-tuning", "Ticket-Share toy", "Ticket-Share toy + ST fine-tuning",
     ]  # fmt: skip
     assert [row[0].text for row in adaptation(loaded).rows] == [
+        "SNLI: # training examples",
         "SNLI: RTE-ST-DNN toy", "SNLI: RTE-SuperT toy", "SNLI: MT-DNN toy", "SNLI: Ticket-Share toy",
     ]  # fmt: skip
 
