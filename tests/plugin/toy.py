@@ -122,7 +122,7 @@ def write_data(
     if not regression:
         (folder / "label" / "dict.txt").write_text("".join(f"c{index} 1\n" for index in range(classes)))
     for split, count in (("train", train), ("valid", valid), ("test", test)):
-        if not count:
+        if split == "test" and not count:
             continue
         inputs = MMapIndexedDatasetBuilder(str(folder / "input0" / f"{split}.bin"), dtype=np.uint16)
         labels = MMapIndexedDatasetBuilder(str(folder / "label" / f"{split}.bin"), dtype=np.uint16)

@@ -102,5 +102,5 @@ def test_refused(changes: dict[str, Any], message: str) -> None:
 
 def test_nothing_asked_for() -> None:
     content = {key: value for key, value in BASE.items() if key != "super_tickets"}
-    with pytest.raises(UserError, match="needs a section super_tickets or dominant"):
+    with pytest.raises(UserError, match="needs a section super_tickets, dominant or sharing"):
         protocol_from(content, Path("p.yaml"))
