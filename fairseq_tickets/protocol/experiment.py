@@ -16,7 +16,7 @@ from fairseq_tickets.protocol.plan import Plan, Planner, check_levels
 from fairseq_tickets.protocol.processes import end_workers
 from fairseq_tickets.protocol.runs import EXTRACT, L1, SCORE, SHARE, TRAIN, Run
 from fairseq_tickets.protocol.scheduler import default_executor, missing, run_all
-from fairseq_tickets.protocol.store import COUNTS, OUTPUTS, RESULT, Store
+from fairseq_tickets.protocol.store import COUNTS, OUTPUTS, RESULT, TICKET, Store
 
 Update = Callable[[int, int, int, Optional[str]], None]
 
@@ -158,18 +158,22 @@ class Experiment:
             return self._status(plan, collected)
 
     def _collect(self) -> int:
-        """Copy what people look at side by side: `results`; `scores` of importance; dominant `tickets` and `counts`."""
+        """Copy what people look at side by side: `results`; `scores` of importance and the `super_tickets` chosen;
+        dominant `tickets` and `counts`."""
         plan, results = self.plan(), self.store.results()
         found = {
             f"{_stem(results[key])}-{key[:8]}.json": self.folder / key / RESULT for key in plan.runs if key in results
         }
         self.store.collect("results", found)
-        for kind, name, output in (
-            (SCORE, "scores", OUTPUTS[SCORE]),
-            (EXTRACT, "tickets", OUTPUTS[EXTRACT]),
-            (EXTRACT, "counts", COUNTS),
+        chosen = self._planner.chosen(plan, results)
+        for name, kind, output in (
+            ("scores", SCORE, OUTPUTS[SCORE]),
+            ("super_tickets", TRAIN, TICKET),
+            ("tickets", EXTRACT, TICKET),
+            ("counts", EXTRACT, COUNTS),
         ):
             done = [run for run in plan.runs.values() if run.kind == kind and self.store.finished(run)]
+            done = [run for run in done if kind != TRAIN or run.key in chosen]
             names = [f"{run.what['task']}-seed{run.what['seed']}" for run in done]
             files = {}
             for run, stem in zip(done, names):

@@ -19,6 +19,7 @@ from fairseq_tickets.protocol.config import Protocol, Task, Training
 from fairseq_tickets.protocol.inputs import Data, Model
 from fairseq_tickets.protocol.plan_sharing import plan_sharing
 from fairseq_tickets.protocol.runs import EXTRACT, L1, PREPARE, SCORE, TRAIN, Run, make_run
+from fairseq_tickets.protocol.store import TICKET
 
 
 @dataclass
@@ -165,6 +166,24 @@ class Planner:
         )
         return plan.add(run)
 
+    def chosen(self, plan: Plan, results: Mapping[str, Result]) -> set[str]:
+        """Keys of the runs whose tickets are the super tickets, by task, seed, learning rate and batch size.
+
+        On all of the training data; none where a level isn't finished.
+        """
+        section = self.protocol.super_tickets
+        if section is None:
+            return set()
+        whole = [run for run in plan.runs.values() if run.kind == TRAIN and run.what["start"] is None]
+        whole = [run for run in whole if run.what["method"] == "winning" and run.what["fraction"] == 1.0]
+        rivals: dict[tuple[Any, ...], list[Run]] = {}
+        for run in whole:
+            config = run.what["config"]
+            place = (run.what["task"], run.what["seed"], config["lr"], config["batch_size"])
+            rivals.setdefault(place, []).append(run)
+        finished = [runs for runs in rivals.values() if all(run.key in results for run in runs)]
+        return {ticket.key for runs in finished for ticket in super_tickets(results[run.key] for run in runs)}
+
     def _adaptation(self, plan: Plan, results: Mapping[str, Result], shared: Mapping[tuple[str, int], Run]) -> None:
         section, tickets = self.protocol.adaptation, self.protocol.super_tickets
         assert section is not None and tickets is not None
@@ -275,7 +294,7 @@ class Planner:
         if method in ("dominant", "random_dimensions"):
             extract = extracts[seed if section.ticket_seed == "same" else self.protocol.seeds[0]]
             ticket = {"extract": extract.key, "top_k": top_k, "seed": seed if method != "dominant" else None}
-            needs, told = (extract.key,), {"ticket": str(self.folder / extract.key / "ticket.json")}
+            needs, told = (extract.key,), {"ticket": str(self.folder / extract.key / TICKET)}
         elif method == "random_elements":
             ticket = {"elements": section.element_fraction, "seed": seed}
         return self.train(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq_tickets.analysis.results import Result, best_of, super_tickets
 from fairseq_tickets.protocol.config import Sharing, Task
 from fairseq_tickets.protocol.runs import PART, SHARE, TRAIN, Run, make_run
+from fairseq_tickets.protocol.store import TICKET
 
 PART_NAMES = ("task", "subset", "subset_seed", "dev_subset")  # what a result file says of its data
 
@@ -84,7 +85,7 @@ def _shared(planner: Planner, plan: Plan, section: Sharing, method: str, seed: i
         entries.append(
             {
                 "data": str(planner.data[name].folder),
-                "ticket": None if ticket is None else str(planner.folder / ticket.key / "ticket.json"),
+                "ticket": None if ticket is None else str(planner.folder / ticket.key / TICKET),
             }
         )
         inputs.update(planner.told_of(task)["inputs"])

@@ -19,6 +19,9 @@ from pathlib import Path
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.store import LOG
 
+# For glibc's malloc, unless the user has set it: keep freed blocks for the next step. By default large ones go back to
+# the system, and every step has their pages mapped anew (MiniLM on two cores: about a tenth of the time of a run).
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
 STOP = ".stop"  # while a file of this name is in the experiment's folder, workers are ended
 
 
@@ -58,7 +61,7 @@ def end_workers() -> None:
 class _Server:
     def __init__(self, threads: int, lock: int | None) -> None:
         self.threads, self.lock = threads, lock
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment = {**ALLOCATOR, **os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         environment["TOKENIZERS_PARALLELISM"] = "false"
         try:
             self._process = subprocess.Popen(

@@ -8,7 +8,7 @@ from typing import Any
 
 from fairseq_tickets.files import read_json, write_json
 from fairseq_tickets.protocol.recording import METRIC_NAMES, PARTS
-from fairseq_tickets.protocol.store import RESULT, write_done, write_result
+from fairseq_tickets.protocol.store import RESULT, TICKET, write_done, write_result
 from fairseq_tickets.protocol.training import (
     CRITERION,
     common_result,
@@ -54,7 +54,7 @@ def shared_run(spec: Mapping[str, Any], folder: Path) -> None:
         entries.append(entry)
     write_json(folder / "tasks.json", {"tasks": entries})  # YAML takes JSON
     if tickets:
-        union(list(tickets.values())).save(folder / "ticket.json")
+        union(list(tickets.values())).save(folder / TICKET)
     names = [entry["name"] for entry in entries]
     splits = ["valid"]
     if any(has_split(Path(entry["data"]), "valid1") for entry in entries):

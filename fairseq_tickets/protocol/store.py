@@ -22,8 +22,8 @@ from fairseq_tickets.files import atomic_write, read_json, sha256, write_json
 from fairseq_tickets.protocol.runs import EXTRACT, L1, MAKE_RESULTS, PREPARE, SCORE, SHARE, Run
 
 RESULT, DONE, CHECKPOINT, LOG, PREDICTIONS = "result.json", "done.json", "checkpoint.pt", "log.txt", "test.tsv"
-COUNTS = "counts.npz"
-OUTPUTS = {SCORE: "scores.npz", EXTRACT: "ticket.json", L1: "training.json", SHARE: "training.json"}
+COUNTS, TICKET = "counts.npz", "ticket.json"
+OUTPUTS = {SCORE: "scores.npz", EXTRACT: TICKET, L1: "training.json", SHARE: "training.json"}
 
 
 class Store:

@@ -15,7 +15,7 @@ from typing import Any
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
 from fairseq_tickets.protocol.recording import Recorder
-from fairseq_tickets.protocol.store import CHECKPOINT, COUNTS, RESULT, write_done, write_result
+from fairseq_tickets.protocol.store import CHECKPOINT, COUNTS, RESULT, TICKET, write_done, write_result
 
 CRITERION, L1_CRITERION = "ticket_sentence_prediction", "ticket_sentence_prediction_l1"
 ADAM_BETAS = "(0.9, 0.999)"
@@ -33,7 +33,7 @@ def train_run(spec: Mapping[str, Any], folder: Path) -> None:
     start = Path(told["checkpoint"]) if what["start"] is None else Path(told["start"])
     options = [*_common(what, data, facts, start), "--criterion", CRITERION]
     if ticket is not None:
-        options += ["--ticket", str(folder / "ticket.json")]
+        options += ["--ticket", str(folder / TICKET)]
     predicts = told["predict"] and has_split(data, "test")
     if what["method"] == "random_elements":
         chosen = what["ticket"]
@@ -87,8 +87,8 @@ def extract_run(spec: Mapping[str, Any], folder: Path) -> None:
     ticket = ticket_from_counts(counted, what["top_k"])
     ticket.provenance.update(task=what["task"], seed=what["seed"], l1_weight=what["l1_weight"], run=what["l1"])
     save_counts(folder / COUNTS, counted.tables(), ticket.provenance)
-    ticket.save(folder / "ticket.json")
-    write_done(folder, "ticket.json", {})
+    ticket.save(folder / TICKET)
+    write_done(folder, TICKET, {})
 
 
 def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
@@ -138,7 +138,7 @@ def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
     else:
         ticket = None
     if ticket is not None:
-        ticket.save(folder / "ticket.json")
+        ticket.save(folder / TICKET)
     return ticket
 
 
@@ -380,7 +380,7 @@ def _ticket_of(start: Path) -> Any:
     from fairseq_tickets import checkpoint
     from fairseq_tickets.tickets import ticket_from_json
 
-    path = start.parent / "ticket.json"
+    path = start.parent / TICKET
     if path.is_file():
         return ticket_from_json(read_json(path, "ticket"), str(path))
     found = [

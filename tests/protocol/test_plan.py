@@ -144,6 +144,33 @@ def test_a_search_on_the_first_seed_leaves_the_best_for_the_others(write: Any) -
     ]  # fmt: skip
 
 
+def test_super_tickets_are_chosen_once_all_levels_are_done(write: Any) -> None:
+    path = write(seeds=[1, 2], super_tickets={"levels": [0.34, 0.5], "keep": ["winning", "random"]})
+    experiment = Experiment(path, path.parent / "runs")
+    plan = experiment._planner.plan({})
+    runs = [run for run in plan.runs.values() if run.what.get("level")]
+    select = {("winning", 0.34, 1): 0.6, ("winning", 0.5, 1): 0.7, ("winning", 0.34, 2): 0.7}  # else 0.65
+    found = {
+        run.key: result_of(run, select.get((run.what["method"], run.what["level"], run.what["seed"]), 0.65))
+        for run in runs
+    }
+    chosen = [plan.runs[key].what for key in experiment._planner.chosen(plan, found)]
+    assert sorted((what["method"], what["seed"], what["level"]) for what in chosen) == [
+        ("winning", 1, 0.5), ("winning", 2, 0.34),
+    ]  # fmt: skip
+    # the random ticket of another seed is left out: it is no rival; a missing winning run is
+    (other,) = [
+        run.key for run in runs if (run.what["method"], run.what["level"], run.what["seed"]) == ("random", 0.5, 1)
+    ]
+    del found[other]
+    assert len(experiment._planner.chosen(plan, found)) == 2
+    (own,) = [
+        run.key for run in runs if (run.what["method"], run.what["level"], run.what["seed"]) == ("winning", 0.34, 1)
+    ]
+    del found[own]
+    assert [plan.runs[key].what["seed"] for key in experiment._planner.chosen(plan, found)] == [2]
+
+
 def test_adaptation_waits_for_the_super_ticket(write: Any, inputs: Path) -> None:
     path = write(
         tasks={"RTE": {"data": str(inputs / "classes")}, "mine": {"data": str(inputs / "scores")}},

@@ -67,6 +67,10 @@ def test_killed_and_called_again_gives_the_same_results(write: Any, tmp_path: Pa
     finish(start(protocol, cut))
     assert {path: path.stat().st_mtime_ns for path in (cut / "toy").glob("*/result.json")} == before
     one = next(content for name, content in whole.items() if "winning-0.34" in name)
+    (chosen,) = (cut / "toy" / "super_tickets").iterdir()
+    rivals = [content for name, content in whole.items() if "winning" in name]
+    best = max(rivals, key=lambda content: (content["scores"]["select"]["accuracy"], -content["level"]))
+    assert (chosen.name, json.loads(chosen.read_text())["heads"]) == ("RTE-seed1.json", best["ticket"]["heads"])
     assert one["ticket"]["ffn"].count(0) == 1 and sum(map(sum, one["ticket"]["heads"])) == 12 - 4
     assert one["weight_remaining"]["encoder"] < 1
     assert one["trainable_parameters"] < whole[next(name for name in whole if "full" in name)]["trainable_parameters"]
