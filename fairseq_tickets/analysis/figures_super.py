@@ -117,7 +117,7 @@ def _bars(axis: Any, values: dict[tuple[str, str], Spread], models: Sequence[str
             [i + (number - (len(models) - 1) / 2) * width for i in at],
             [f.mean for f in found],
             width,
-            yerr=[0 if math.isnan(f.sd) else f.sd for f in found],
+            yerr=[f.sd for f in found],  # NaN, of a single seed: no whisker
             color=(BLUE, ORANGE, GREEN)[number % 3],
             hatch=HATCHES[number % len(HATCHES)],
             edgecolor="white" if number else BLUE,

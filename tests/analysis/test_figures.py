@@ -60,6 +60,13 @@ def test_gain_is_paired_and_weight_is_shown():
     assert [label.get_text() for label in lower.get_xticklabels()] == ["RTE"]
 
 
+def test_a_single_seed_has_no_whisker():
+    for seeds, caps in (((1, 2), 2), ((1,), 0)):
+        upper, _ = figures_super.gain(runs(*(run for run in level_runs() if run["seed"] in seeds))).axes
+        whisker = upper.containers[0].errorbar
+        assert sum(np.isfinite(line.get_ydata()).sum() for line in whisker.lines[1]) == caps
+
+
 def test_training_subsets_have_a_panel_a_share():
     contents = [dict(c, train_fraction=f, key=f"{c['key']}{f}") for f in (1.0, 0.1) for c in level_runs()]
     figure = figures_super.training_subsets(runs(*contents))
