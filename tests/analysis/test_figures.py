@@ -64,7 +64,7 @@ def test_a_single_seed_has_no_whisker():
     for seeds, caps in (((1, 2), 2), ((1,), 0)):
         upper, _ = figures_super.gain(runs(*(run for run in level_runs() if run["seed"] in seeds))).axes
         (whisker,) = (found for found in upper.containers if found.get_label() != "minilm")
-        assert sum(np.isfinite(line.get_ydata()).sum() for line in whisker.lines[1]) == caps
+        assert sum(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).sum() for line in whisker.lines[1]) == caps
 
 
 def test_training_subsets_have_a_panel_a_share():
