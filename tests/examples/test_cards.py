@@ -101,6 +101,7 @@ CARDS = {
                 writes=["runs/quick/results/*.json", "phase.pdf", "phase.png"],
                 prints=[r"^0 runs finished, \d+ left", r"^\d+ runs finished, 0 left", COLUMNS],
             ),
+            Block("bash", writes=["phase.pdf", "gain.pdf"], prints=[COLUMNS, r"^\| SuperT minilm, all of dev"]),
         ],
         needs=["models", "data", "glue"],
         files={
@@ -150,6 +151,11 @@ CARDS = {
             ),
             Block("bash", writes=["runs/shared_rte/checkpoint_best.pt"], prints=[KEPT]),
             Block("bash", prints=[r"^0 runs finished, \d+ left"]),
+            Block(
+                "bash",
+                writes=["importance.pdf", "importance_map.pdf"],
+                prints=[r"^\| Ticket-Share minilm \+ ST fine-tuning", r"^\| only SST-2 "],
+            ),
         ],
         needs=["models", "data", "tickets", "glue"],
         files={
