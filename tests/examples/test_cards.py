@@ -101,7 +101,7 @@ CARDS = {
                 writes=["runs/quick/results/*.json", "phase.pdf", "phase.png"],
                 prints=[r"^0 runs finished, \d+ left", r"^\d+ runs finished, 0 left", COLUMNS],
             ),
-            Block("bash", writes=["phase.pdf", "gain.pdf"], prints=[COLUMNS, r"^\| SuperT minilm, all of dev"]),
+            Block("bash", writes=["transition.pdf", "gain.pdf"], prints=[COLUMNS, r"^\| SuperT minilm, all of dev"]),
         ],
         needs=["models", "data", "glue"],
         files={
