@@ -9,7 +9,7 @@
     seeds: [1, 2, 3]
     search_seeds: 1                          # seeds on which learning rates and batch sizes are searched; all if absent
     training: {learning_rates: [1e-4], batch_sizes: [16], max_epoch: 6}
-    super_tickets: {levels: [0.1, 0.2], keep: [winning, random]}
+    super_tickets: {levels: [0.1, 0.2], keep: {default: [winning], RTE: [winning, random]}}  # lists, or by task
     adaptation: {source: MNLI, targets: [SNLI, SciTail], fractions: [0.001, 0.01, 0.1, 1]}
     dominant: {top_k: [1, 3], methods: [dominant, random_dimensions]}
     sharing: {training: {learning_rates: [1e-4], batch_sizes: [32]}, then: {learning_rates: [1e-4]}}
@@ -20,6 +20,7 @@ norm 1, 6 epochs, 8 levels. Paths are relative to the current folder.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,8 @@ class SuperTickets:
     """Paper S, section 5: levels are parts of the heads, and of the FFNs, to prune."""
 
     tasks: tuple[str, ...]
-    levels: tuple[float, ...]
-    keep: dict[str, tuple[str, ...]]  # task -> kinds of tickets
+    levels: dict[str, tuple[float, ...]]  # by task
+    keep: dict[str, tuple[str, ...]]  # by task, kinds of tickets
     granularity: str
     importance_limit: int | None
     min_heads_per_layer: int
@@ -323,24 +324,14 @@ def _tasks(section: Section, training: Section, glue: Path | None) -> dict[str, 
 
 def _super_tickets(section: Section, tasks: dict[str, Task]) -> SuperTickets:
     chosen = section.several("tasks", list(tasks), as_word(tasks))
-    keep = section.raw("keep", list(KEEP))
-    if isinstance(keep, dict):
-        # task -> kinds; `default` for the others
-        own = Section(keep, section.at("keep"))
-        default = own.several("default", list(KEEP), as_word(KEEP))
-        by_task = {name: own.several(name, default, as_word(KEEP)) for name in chosen}
-        own.close()
-    else:
-        everywhere = section.several("keep", list(KEEP), as_word(KEEP))
-        by_task = dict.fromkeys(chosen, everywhere)
     importance = section.section("importance")
     granularity = importance.choice("granularity", "example", ("example", "token", "batch"))
     limit = importance.whole_or_none("limit", 1)
     importance.close()
     made = SuperTickets(
         tasks=chosen,
-        levels=section.several("levels", LEVELS, lambda v, p: as_number(v, p, 0)),
-        keep=by_task,
+        levels=_by_task(section, "levels", LEVELS, lambda v, p: as_number(v, p, 0), chosen),
+        keep=_by_task(section, "keep", list(KEEP), as_word(KEEP), chosen),
         granularity=granularity,
         importance_limit=limit,
         min_heads_per_layer=section.whole("min_heads_per_layer", 0, 0),
@@ -349,6 +340,19 @@ def _super_tickets(section: Section, tasks: dict[str, Task]) -> SuperTickets:
     )
     section.close()
     return made
+
+
+def _by_task(
+    section: Section, name: str, default: Sequence[Any], read: Callable[[Any, str], Any], tasks: Sequence[str]
+) -> dict[str, tuple[Any, ...]]:
+    """A list for all tasks, or a mapping of lists: by task, and `default` for the others."""
+    if not isinstance(section.raw(name, default), dict):
+        return dict.fromkeys(tasks, section.several(name, default, read))
+    own = Section(section.raw(name), section.at(name))
+    others = own.several("default", default, read)
+    by_task = {task: own.several(task, others, read) for task in tasks}
+    own.close()
+    return by_task
 
 
 def _sharing(

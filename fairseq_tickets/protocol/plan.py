@@ -78,7 +78,7 @@ class Planner:
             settings[task.name, fraction] = chosen
         for task, fraction in cells:
             chosen = settings[task.name, fraction]
-            count = len(self.protocol.seeds) * (1 + len(section.levels) * len(section.keep[task.name]))
+            count = len(self.protocol.seeds) * (1 + len(section.levels[task.name]) * len(section.keep[task.name]))
             if chosen is None:
                 plan.undecided += count
                 continue
@@ -129,7 +129,7 @@ class Planner:
         score = self._score(plan, task, full)
         adapted = self.protocol.adaptation is not None and self.protocol.adaptation.source == task.name
         for keep in section.keep[task.name]:
-            for level in section.levels:
+            for level in section.levels[task.name]:
                 ticket = {
                     "scores": score.key,
                     "keep": keep,
@@ -197,7 +197,7 @@ class Planner:
                 parent = shared.get((method, seed))
                 rivals = [run for run in own if run.what["method"] == method]
                 if method == "winning":
-                    expected = len(tickets.levels)
+                    expected = len(tickets.levels[source.name])
                     if len(rivals) >= expected and all(run.key in results for run in rivals):
                         parent = plan.runs[best_of(super_tickets(results[run.key] for run in rivals)).key]
                 elif method == "full" and (len(rivals) == 1 or all(run.key in results for run in rivals)):
@@ -405,7 +405,7 @@ def check_levels(protocol: Protocol, model: Model) -> None:
         return
     place = f"{protocol.path}: super_tickets: levels"
     layers, heads = model.shape.layers, model.shape.heads
-    for level in section.levels:
+    for level in dict.fromkeys(level for levels in section.levels.values() for level in levels):
         if level >= 1:
             raise UserError(f"{place}: {level:g} prunes everything; a level must be less than 1 (0.2 prunes 20 %)")
         head_count, ffn_count = prune_count(level, layers * heads, place), prune_count(level, layers, place)

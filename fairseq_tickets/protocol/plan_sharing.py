@@ -59,7 +59,8 @@ def _tickets(
             and run.what["config"]["lr"] == lr
             and all(run.what[field] == value for field, value in wanted.items())
         ]
-        if len(rivals) < len(planner.protocol.super_tickets.levels) or any(run.key not in results for run in rivals):
+        levels = planner.protocol.super_tickets.levels[name]
+        if len(rivals) < len(levels) or any(run.key not in results for run in rivals):
             return None
         found[name] = plan.runs[best_of(super_tickets(results[run.key] for run in rivals)).key]
     return found

@@ -31,7 +31,7 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert (training.optimizer, training.max_epoch, training.warmup, training.clip_norm) == ("adamax", 6, 0.1, 1.0)
     assert protocol.seeds == (1, 2, 3, 4, 5)
     assert protocol.super_tickets is not None
-    assert protocol.super_tickets.levels == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    assert protocol.super_tickets.levels == {"RTE": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}
     assert protocol.super_tickets.keep == {"RTE": ("winning", "random", "losing")}
     assert protocol.model_name == "minilm"
 
@@ -48,12 +48,16 @@ def test_a_power_of_ten_without_a_dot_is_a_number() -> None:
     assert load(training={"learning_rates": ["1e-4"]}).tasks["RTE"].training.learning_rates == (1e-4,)
 
 
-def test_kinds_of_tickets_by_task() -> None:
+def test_levels_and_kinds_of_tickets_by_task() -> None:
     protocol = load(
         tasks={"RTE": None, "MRPC": None},
-        super_tickets={"keep": {"default": ["winning"], "RTE": ["winning", "losing"]}},
+        super_tickets={
+            "levels": {"default": [0.2, 0.4], "MRPC": 0.1},
+            "keep": {"default": ["winning"], "RTE": ["winning", "losing"]},
+        },
     )
     assert protocol.super_tickets is not None
+    assert protocol.super_tickets.levels == {"RTE": (0.2, 0.4), "MRPC": (0.1,)}
     assert protocol.super_tickets.keep == {"RTE": ("winning", "losing"), "MRPC": ("winning",)}
 
 
@@ -77,6 +81,7 @@ def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"super_tickets": {"keep": ["best"]}}, "'best' is unknown; it must be one of winning"),
         ({"super_tickets": {"levels": []}}, "levels is empty"),
         ({"super_tickets": {"levels": [0.1, 0.1]}}, "0.1 is listed twice"),
+        ({"super_tickets": {"levels": {"QNLI": [0.1]}}}, "super_tickets: levels: unknown key 'QNLI'"),
         ({"seeds": [1.5]}, "seeds is 1.5; it must be a whole number"),
         ({"search_seeds": 9}, "search_seeds is 9, but there are only"),
         ({"seeds": [True]}, "seeds is True; it must be a whole number"),

@@ -25,9 +25,9 @@ def test_counts_in_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
         protocol = load_protocol(path)
         if protocol.super_tickets is not None:
             section = protocol.super_tickets
-            by_task = (1 + len(section.levels) * len(section.keep[task]) for task in section.tasks)
+            by_task = (1 + len(section.levels[task]) * len(section.keep[task]) for task in section.tasks)
             counts[f"{path.parts[-3]}/{path.stem}"] = len(protocol.seeds) * sum(by_task)
     assert counts["super_tickets/quick"] == 14
-    assert counts["super_tickets/minilm"] == 177
-    assert counts["super_tickets/rte"] == 75
+    assert counts["super_tickets/minilm"] == 252
     assert counts["ticket_sharing/minilm"] == 81
+    assert counts["ticket_sharing/five_tasks"] == 78

@@ -31,7 +31,12 @@ def protocol(write: Any, inputs: Path) -> Any:
 
 
 def test_shared_tickets_wait_for_every_tasks_super_ticket(protocol: Any) -> None:
-    path = protocol(seeds=[1, 2], search_seeds=1, sharing={"then": {"learning_rates": [1e-2, 1e-3]}})
+    path = protocol(
+        seeds=[1, 2],
+        search_seeds=1,
+        super_tickets={"levels": {"RTE": [0.34, 0.67], "mine": [0.34]}, "keep": ["winning"]},
+        sharing={"then": {"learning_rates": [1e-2, 1e-3]}},
+    )
     plan = planned(path)
     shared = [run for run in plan.runs.values() if run.kind == "share"]
     assert [(run.what["method"], run.what["seed"]) for run in shared] == [("mt_dnn", 1), ("mt_dnn", 2)]
