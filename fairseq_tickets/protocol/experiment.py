@@ -205,14 +205,16 @@ class Experiment:
 
 
 def _seconds(folder: Path) -> list[tuple[Mapping[str, Any], float]]:
-    """What finished training runs were, and how long they took."""
+    """What finished training runs were, and how long they took; without a shared run's parts, which tell its time again."""
     found = []
     for path in sorted(folder.glob(f"*/{RESULT}")):
         try:
             seconds = float(json.loads(path.read_text(encoding="utf-8"))["wall_seconds"])
-            found.append((json.loads((path.parent / "spec.json").read_text(encoding="utf-8"))["what"], seconds))
+            what = json.loads((path.parent / "spec.json").read_text(encoding="utf-8"))["what"]
         except (OSError, ValueError, KeyError):
             continue
+        if "shared" not in what:
+            found.append((what, seconds))
     return found
 
 
