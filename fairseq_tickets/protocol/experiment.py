@@ -205,7 +205,7 @@ class Experiment:
 
 
 def _seconds(folder: Path) -> list[tuple[Mapping[str, Any], float]]:
-    """What finished training runs were and how long they took; a shared run's parts, which repeat its time, left out."""
+    """What finished training runs were and how long they took; not a shared run's parts, which repeat its time."""
     found = []
     for path in sorted(folder.glob(f"*/{RESULT}")):
         try:
