@@ -29,11 +29,11 @@ from torch import Tensor, nn
 
 from fairseq_tickets.encoder_layer import TicketEncoderLayer, encoder_layers
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.frozen import FLOAT16_SCALE, frozen, sum_over_workers
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.super_ticket.scores import ImportanceScores
 
 GRANULARITIES = ("example", "token", "batch")
-FLOAT16_SCALE = 2.0**12
 
 
 def importance_scores(
@@ -70,7 +70,7 @@ def importance_scores(
     width = shape.heads + 1  # a row holds a layer's heads, then its FFN
     total = torch.zeros(shape.layers, width, dtype=torch.float64)
     examples = 0
-    with _frozen(model), _gated(layers, granularity) as gates, torch.enable_grad():
+    with frozen(model), _gated(layers, granularity) as gates, torch.enable_grad():
         scale = FLOAT16_SCALE if amp_dtype == torch.float16 else 1.0
         for batch in batches:
             rows, size, scale = _batch_sums(layers, gates, batch, loss_fn, amp_dtype, scale)
@@ -78,7 +78,7 @@ def importance_scores(
             examples += size
             if progress is not None:
                 progress(size)
-    total, examples = _sum_over_workers(total, examples, next(model.parameters()).device)
+    total, examples = sum_over_workers(total, examples, next(model.parameters()).device)
     if examples == 0:
         raise UserError("importance: there are no examples to score; at least 1 is needed")
     mean = (total / examples).numpy()
@@ -158,23 +158,6 @@ def _gated(layers: Sequence[TicketEncoderLayer], granularity: str) -> Iterator[G
             layer.head_gate = layer.ffn_gate = None
 
 
-@contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """While open, no parameter requires a gradient and every module is in evaluation mode (dropout off)."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
-
-
 def _shape(layers: Sequence[TicketEncoderLayer]) -> ModelShape:
     """Dimensions of an unpruned stack of layers; UserError when there is none, or it is pruned or gated."""
     if not layers:
@@ -186,16 +169,3 @@ def _shape(layers: Sequence[TicketEncoderLayer]) -> ModelShape:
         if layer.head_gate is not None or layer.ffn_gate is not None:
             raise UserError(f"importance: layer {index} is under a ticket; score the model without one")
     return ModelShape(len(layers), heads, layers[0].embed_dim, layers[0].ffn_dim)
-
-
-def _sum_over_workers(total: Tensor, examples: int, device: torch.device) -> tuple[Tensor, int]:
-    """The sums of all data-parallel workers; unchanged when torch.distributed is not initialised."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return total, examples
-    everything = torch.cat([total.flatten(), torch.tensor([float(examples)], dtype=torch.float64)])
-    if distributed.get_backend() == "nccl":
-        everything = everything.to(device)
-    distributed.all_reduce(everything)
-    everything = everything.cpu()
-    return everything[:-1].view_as(total), int(everything[-1].item())
