@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Union
 
+from fairseq_tickets.documents import check_plain, parse_json, parse_yaml
 from fairseq_tickets.errors import UserError
 
 PathLike = Union[str, "os.PathLike[str]"]
+JSON_LIMIT = 256 << 20  # bytes; the largest tokenizer.json of the field has some 35 MB
+YAML_LIMIT = 1 << 20  # bytes; protocols and task lists are written by hand
 
 
 @contextlib.contextmanager
@@ -48,24 +51,52 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
 
 
 def write_json(path: PathLike, content: Any) -> None:
-    """Write `content` as indented JSON with a final newline; NaN and infinity are refused with ValueError."""
+    """Write `content` as indented JSON with a final newline.
+
+    Raises:
+        UserError: content that `read_json` would refuse (NaN, infinity), naming its place; or as `atomic_write`.
+    """
+    check_plain(content, f"cannot write {path}")
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: PathLike, what: str) -> Any:
+def read_json(path: PathLike, what: str, limit: int = JSON_LIMIT) -> Any:
     """Read a JSON file; `what` names its kind in errors ("ticket", "result").
 
     Raises:
-        UserError: the file is missing, unreadable, or not JSON (a file cut in half, for example).
+        UserError: the file is missing, unreadable, longer than `limit` bytes, not UTF-8, or not JSON that means
+            one thing: see `documents.parse_json`.
+    """
+    return parse_json(read_text(path, what, limit), f"{what} file {path}")
+
+
+def read_yaml(path: PathLike, what: str, limit: int = YAML_LIMIT) -> Any:
+    """Read a YAML file as data of JSON's kinds; None for an empty one. Errors as for `read_json`."""
+    return parse_yaml(read_text(path, what, limit), f"{what} file {path}")
+
+
+def read_text(path: PathLike, what: str, limit: int) -> str:
+    """Text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        UserError: the file is missing, a folder, unreadable, longer than `limit` bytes, or not UTF-8.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as handle:
+            content = handle.read(limit + 1)
     except OSError as error:
         raise UserError(f"cannot read {what} file {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{what} file {path} is not valid JSON (damaged or cut?): {error}") from error
+    except ValueError as error:  # a NUL or half a surrogate pair in the name
+        raise UserError(f"cannot read {what} file {str(path)!a}: no file can have this name") from error
+    if len(content) > limit:
+        raise UserError(f"{what} file {path} is longer than {limit:,} bytes, more than any {what} file needs")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} is {content[error.start]:#04x}"
+        raise UserError(f"{what} file {path} is not UTF-8 text: {byte}") from error
 
 
 def sha256(path: PathLike) -> str:

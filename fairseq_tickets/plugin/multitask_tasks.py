@@ -27,9 +27,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Optional
 
-import yaml
-
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import read_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -69,12 +68,7 @@ def read_tasks(path: str) -> list[TaskEntry]:
     Raises:
         UserError: no such file, no YAML, no tasks, an unknown key, a value of the wrong kind, or a name used twice.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--tasks {path}: cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--tasks {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "--tasks")
     if isinstance(content, Mapping) and set(content) == {"tasks"}:
         content = content["tasks"]
     if not isinstance(content, list) or not content:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import read_yaml
 from fairseq_tickets.protocol.schema import Section, as_number, as_whole, as_word
 
 OPTIMIZERS = ("adamax", "adamw", "sgd")
@@ -207,15 +208,7 @@ def load_protocol(path: Path) -> Protocol:
         UserError: no such file, no YAML, an unknown key, task or metric, or a value out of its range; the message
             names it and what is allowed.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read protocol {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"protocol {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    return protocol_from(content, path)
+    return protocol_from(read_yaml(path, "protocol"), path)
 
 
 def protocol_from(content: Any, path: Path) -> Protocol:
