@@ -23,12 +23,12 @@ import torch
 from measure import report, timed
 from torch import nn
 
-from fairseq_tickets.dominant_ticket.updates import SlicedOptimizer
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.super_ticket.parts import sharing_parts
 from fairseq_tickets.super_ticket.sharing import union
 from fairseq_tickets.tickets import SuperTicket
+from fairseq_tickets.updates.optimizer import SlicedOptimizer
 
 
 def random_ticket(shape: ModelShape, level: float, seed: int) -> SuperTicket:

@@ -1,24 +1,13 @@
-"""Moving only what a ticket allows, for any model: full gradients, updates and optimizer state for the ticket alone.
+"""What a dominant ticket, and the random elements it is compared with, allow of each parameter of any model.
 
-A zero gradient does not keep a parameter still: momentum and weight decay move it all the same. Here the inner
-optimizer (AdamW, Adamax, SGD, any torch.optim.Optimizer) is not given the parameters but *leaves*, one for each part
-of a parameter that may move:
-
-- `Whole`: the parameter itself.
-- `Span`: some adjacent rows or columns, a view into the parameter; for heads (rows of W^Q, W^K, W^V, columns of W^O).
-- `Columns`: any columns, copied into a compact tensor (out_features, k) and written back after the step; for dominant
-  tickets (Gong et al. 2022). Same leaf, state and update as the `columns` of `ColumnLinear`.
-- `Elements`: single elements of the flattened parameter, copied likewise; for the paper's random 5 % (its section 5).
-
-What is in no part keeps its bits. A part may carry a *group*, and `step(active)` moves only the parts without group and
-those whose group is active: a leaf without gradient is skipped by every torch optimizer, value, moments and step count
-alike. That is what sharing super tickets needs (Liang et al. 2021, section 4, algorithm 1).
+For training without `ColumnLinear`: full gradients, and updates by `updates.optimizer.SlicedOptimizer` for the ticket's
+columns, biases and the classification head alone (Gong et al. 2022, section 3.3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Optional, Union
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -26,73 +15,9 @@ from torch import Tensor
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, ModelShape, parse
 from fairseq_tickets.tickets import DominantTicket
+from fairseq_tickets.updates.parts import Columns, Elements, Part, Whole
 
 HEADS_PREFIX = "classification_heads."
-
-
-class Whole(NamedTuple):
-    """The whole parameter."""
-
-    group: Hashable = None
-
-    def read(self, tensor: Tensor) -> Tensor:
-        """The part's numbers; a view where possible."""
-        return tensor
-
-
-class Span(NamedTuple):
-    """Rows (axis 0) or columns (axis 1) start to stop."""
-
-    axis: int
-    start: int
-    stop: int
-    group: Hashable = None
-
-    def read(self, tensor: Tensor) -> Tensor:
-        """The part's numbers, a view."""
-        return tensor.narrow(self.axis, self.start, self.stop - self.start)
-
-
-class Columns(NamedTuple):
-    """Columns of a weight, in this order."""
-
-    indices: Tensor
-    group: Hashable = None
-
-    def read(self, tensor: Tensor) -> Tensor:
-        """(out_features, k), a copy."""
-        return tensor.index_select(1, self.indices)
-
-    def write(self, tensor: Tensor, values: Tensor) -> None:
-        """Put values back."""
-        tensor.index_copy_(1, self.indices, values)
-
-
-class Elements(NamedTuple):
-    """Elements of the flattened, contiguous parameter."""
-
-    indices: Tensor
-    group: Hashable = None
-
-    def read(self, tensor: Tensor) -> Tensor:
-        """(len(indices),), a copy."""
-        return tensor.reshape(-1).index_select(0, self.indices)
-
-    def write(self, tensor: Tensor, values: Tensor) -> None:
-        """Put values back."""
-        tensor.view(-1).index_copy_(0, self.indices, values)
-
-
-Part = Union[Whole, Span, Columns, Elements]
-
-
-class Leaf(NamedTuple):
-    """What the inner optimizer sees of one part."""
-
-    name: str
-    parameter: Tensor
-    part: Part
-    tensor: Tensor
 
 
 def trainable_slices(
@@ -150,102 +75,6 @@ def element_parts(
         elif role is None and _is_head(name):
             parts[name] = (Whole(),)
     return parts
-
-
-class SlicedOptimizer:
-    """An optimizer that moves only parts of parameters.
-
-    Args:
-        named_parameters: the model's parameters; those without parts are left alone.
-        parts: by parameter name, parts that don't overlap.
-        inner: makes the optimizer from the list of leaves: `lambda leaves: torch.optim.AdamW(leaves, lr=1e-4)`.
-
-    Attributes:
-        leaves: in the order in which the inner optimizer has them.
-        inner: the inner optimizer; learning rate and state dict are its own. State exists for leaves only.
-    """
-
-    def __init__(
-        self,
-        named_parameters: Iterable[tuple[str, Tensor]],
-        parts: Mapping[str, Sequence[Part]],
-        inner: Callable[[list[Tensor]], torch.optim.Optimizer],
-    ) -> None:
-        parameters = dict(named_parameters)
-        unknown = [name for name in parts if name not in parameters]
-        if unknown:
-            raise ValueError(f"parts of parameters that the model lacks: {', '.join(unknown)}")
-        self.leaves: list[Leaf] = []
-        for name, parameter in parameters.items():
-            for part in parts.get(name, ()):
-                tensor = parameter if isinstance(part, Whole) else part.read(parameter.detach()).requires_grad_()
-                self.leaves.append(Leaf(name, parameter, part, tensor))
-        self.inner = inner([leaf.tensor for leaf in self.leaves])
-        self._collected = False
-
-    def trainable_parameters(self) -> int:
-        """How many numbers may move."""
-        return sum(leaf.tensor.numel() for leaf in self.leaves)
-
-    @torch.no_grad()
-    def collect(self, active: Optional[Collection[Hashable]] = None) -> list[Tensor]:
-        """Bring the parameters' gradients to the leaves; `step` does so itself if nobody has.
-
-        Between `collect` and `step` a caller may clip: the norm over the result is that of the trainable part alone.
-
-        Args:
-            active: groups that may move; None = all.
-
-        Returns:
-            The gradients of the leaves that will move.
-        """
-        for leaf in self.leaves:
-            may_move = leaf.part.group is None or active is None or leaf.part.group in active
-            gradient = leaf.parameter.grad if may_move else None
-            if leaf.tensor is leaf.parameter:
-                if not may_move:
-                    leaf.parameter.grad = None
-                continue
-            leaf.tensor.grad = None if gradient is None else leaf.part.read(gradient)
-        self._collected = True
-        return [leaf.tensor.grad for leaf in self.leaves if leaf.tensor.grad is not None]
-
-    @torch.no_grad()
-    def step(self, active: Optional[Collection[Hashable]] = None) -> None:
-        """One update of the active parts; everything else keeps its bits, and inactive leaves also their state.
-
-        Gradients are those of the parameters, or of the last `collect`, whose `active` then counts.
-        """
-        if not self._collected:
-            self.collect(active)
-        self._collected = False
-        for leaf in self.leaves:
-            self._refresh(leaf)
-        self.inner.step()
-        for leaf in self.leaves:
-            if isinstance(leaf.part, (Columns, Elements)) and leaf.tensor.grad is not None:
-                leaf.part.write(leaf.parameter.data, leaf.tensor.data)
-
-    def zero_grad(self) -> None:
-        """Drop the gradients of leaves and parameters."""
-        self._collected = False
-        for leaf in self.leaves:
-            leaf.tensor.grad = leaf.parameter.grad = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's; its size is that of the trainable part."""
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the inner optimizer's state. Values need nothing: they are read from the parameters at every step."""
-        self.inner.load_state_dict(state)
-
-    def _refresh(self, leaf: Leaf) -> None:
-        """The parameter may have been loaded, or moved to other storage, since the last step."""
-        if isinstance(leaf.part, (Columns, Elements)):
-            leaf.tensor.data.copy_(leaf.part.read(leaf.parameter.data))
-        elif isinstance(leaf.part, Span):
-            leaf.tensor.data = leaf.part.read(leaf.parameter.data)
 
 
 def _is_head(name: str) -> bool:

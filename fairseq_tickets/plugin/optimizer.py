@@ -1,7 +1,7 @@
 """Optimizer `ticket`: AdamW, Adamax or SGD that moves only what the ticket allows; the rest keeps its bits, state
 included.
 
-Without a ticket it is plain torch.optim. With one, `dominant_ticket.updates.SlicedOptimizer` does the work: gradients
+Without a ticket it is plain torch.optim. With one, `updates.optimizer.SlicedOptimizer` does the work: gradients
 are whole, but the inner optimizer sees only the parts that may move. The task may name the groups active in the next
 update (the tickets of the tasks in it; Liang et al. 2021, Algorithm 1).
 """
@@ -18,10 +18,10 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 from torch import Tensor
 
-from fairseq_tickets.dominant_ticket.updates import SlicedOptimizer
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.plugin.mixed_precision import refuse_half_precision
 from fairseq_tickets.plugin.trainable import noted_parts
+from fairseq_tickets.updates.optimizer import SlicedOptimizer
 
 InnerOptimizer = ChoiceEnum(["adamw", "adamax", "sgd"])
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fairseq_tickets.data.subset import nested_subset
 from fairseq_tickets.dominant_ticket.columns import apply_ticket as apply_columns
-from fairseq_tickets.dominant_ticket.updates import Part, parts_of, trainable_slices
+from fairseq_tickets.dominant_ticket.updates import parts_of, trainable_slices
 from fairseq_tickets.encoder_layer import encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
@@ -43,6 +43,7 @@ from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.splits import check_split
 from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts, random_element_parts, unwrapped
 from fairseq_tickets.tickets import SuperTicket, load_ticket
+from fairseq_tickets.updates.parts import Part
 
 logger = logging.getLogger(__name__)
 

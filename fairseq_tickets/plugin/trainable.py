@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from fairseq_tickets.dominant_ticket.baselines import random_elements
-from fairseq_tickets.dominant_ticket.updates import Part, Whole, element_parts
+from fairseq_tickets.dominant_ticket.updates import element_parts
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import model_shape
+from fairseq_tickets.updates.parts import Part, Whole
 
 _NOTE = "_fairseq_tickets_parts"
 

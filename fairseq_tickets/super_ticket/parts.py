@@ -15,9 +15,9 @@ from typing import Optional
 
 from torch import nn
 
-from fairseq_tickets.dominant_ticket.updates import Part, Span, Whole
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
 from fairseq_tickets.tickets import SuperTicket
+from fairseq_tickets.updates.parts import Part, Span, Whole
 
 Owners = frozenset[str]
 HEADS = "classification_heads"

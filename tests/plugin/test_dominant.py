@@ -14,13 +14,14 @@ from fairseq_tickets.cli import main
 from fairseq_tickets.dominant_ticket.baselines import random_elements
 from fairseq_tickets.dominant_ticket.columns import apply_ticket
 from fairseq_tickets.dominant_ticket.delta import apply, load_delta
-from fairseq_tickets.dominant_ticket.updates import SlicedOptimizer, parts_of, trainable_slices
+from fairseq_tickets.dominant_ticket.updates import parts_of, trainable_slices
 from fairseq_tickets.encoder_layer import encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, ModelShape, is_dead_copy, matrix_name, parse
 from fairseq_tickets.plugin.criterion import example_losses
 from fairseq_tickets.plugin.loading import load_finetuned
 from fairseq_tickets.tickets import DominantTicket
+from fairseq_tickets.updates.optimizer import SlicedOptimizer
 
 from . import toy
 from .test_workers import train_in_parallel

@@ -11,10 +11,10 @@ from fairseq.optim import FairseqOptimizer, build_optimizer
 from omegaconf import OmegaConf
 from torch import nn
 
-from fairseq_tickets.dominant_ticket.updates import Columns, Elements, Whole
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.plugin.optimizer import TicketOptimizer, TicketOptimizerConfig
 from fairseq_tickets.plugin.trainable import note_parts, noted_parts, unwrapped
+from fairseq_tickets.updates.parts import Columns, Elements, Whole
 
 from .training import train
 

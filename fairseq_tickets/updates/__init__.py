@@ -1,0 +1,1 @@
+"""Updates of parts of parameters: what both papers train with, and no more than that."""
