@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
-from fairseq_tickets.errors import UserError
+from fairseq_tickets.cli.workers import join_workers, leave_workers, workers, writable
 
 HELP = "score every attention head and FFN of a fine-tuned model"
 DESCRIPTION = """Score every attention head and FFN of a fine-tuned model: how much would an example's loss
@@ -44,17 +42,16 @@ def run(args: argparse.Namespace) -> int:
     """Score, save, print."""
     import json
 
-    import torch
     from tqdm import tqdm
 
-    output = _writable(args.output)
-    worker, device = _join_workers(args.cpu)
+    output = writable(args.output)
+    worker, device = join_workers(args.cpu)
     from fairseq_tickets.plugin.scoring import score_checkpoint
 
     with tqdm(unit=" examples", desc="importance", disable=worker > 0) as bar:
 
         def progress(done: int, total: int) -> None:
-            bar.total = total // _workers()
+            bar.total = total // workers()
             bar.update(done)
 
         scores = score_checkpoint(
@@ -69,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
             args.amp,
             progress,
         )
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_workers()
     if worker > 0:
         return 0
     scores.save(output)
@@ -101,35 +97,3 @@ def _table(scores: object) -> str:
     for layer, row in enumerate(heads):
         lines.append(f"{layer:>5} " + "".join(f"{value:6.2f}" for value in row) + f"  {scores.ffn[layer]:10.3e}")
     return "\n".join(lines)
-
-
-def _workers() -> int:
-    """Number of processes that torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _join_workers(cpu: bool) -> tuple[int, str]:
-    """This process's rank and device; meets the other workers under torchrun."""
-    import torch
-
-    cuda = torch.cuda.is_available() and not cpu
-    if _workers() == 1:
-        return 0, "cuda" if cuda else "cpu"
-    device = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
-    if cuda:
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
-    return torch.distributed.get_rank(), device
-
-
-def _writable(path: str) -> Path:
-    """`path`, refused at once, before hours of work, if it plainly can't be written."""
-    output = Path(path)
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder; give the name of a file")
-    folder = output.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--output {output} can't be written: no permission to write in {folder}")
-    return output

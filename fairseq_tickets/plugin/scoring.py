@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fairseq_tickets import __version__
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import PathLike, read_json, sha256
+from fairseq_tickets.files import PathLike, sha256
 from fairseq_tickets.plugin.criterion import example_losses
 from fairseq_tickets.plugin.loading import load_finetuned
-from fairseq_tickets.plugin.task import TicketSentencePredictionTask
+from fairseq_tickets.plugin.task import TicketSentencePredictionTask, task_name
 from fairseq_tickets.super_ticket.importance import importance_scores
 from fairseq_tickets.super_ticket.scores import ImportanceScores
 
@@ -63,14 +63,14 @@ def score_checkpoint(
     model.to(device)
     task.load_dataset(split)
     dataset = task.dataset(split)
-    chosen = _sample(len(dataset), limit)
-    batches = _batches(dataset, chosen, batch_size, max_tokens)
+    chosen = sample_of(len(dataset), limit)
+    batches = batches_of_like_length(dataset, chosen, batch_size, max_tokens)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         batches = batches[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
 
     def samples() -> Any:
         for batch in batches:
-            yield _to(dataset.collater([dataset[index] for index in batch]), device)
+            yield moved(dataset.collater([dataset[index] for index in batch]), device)
 
     def loss_fn(sample: dict[str, Any]) -> Tensor:
         if "target" not in sample:
@@ -90,7 +90,7 @@ def score_checkpoint(
     )
     encoder: Any = model.encoder.sentence_encoder  # type: ignore[union-attr]
     scores.provenance.update(
-        task=_task_name(Path(data)),
+        task=task_name(Path(data)),
         split=split,
         limit=limit,
         checkpoint=Path(checkpoint).name,
@@ -104,7 +104,7 @@ def score_checkpoint(
     return scores
 
 
-def _sample(examples: int, limit: int | None) -> Sequence[int]:
+def sample_of(examples: int, limit: int | None) -> Sequence[int]:
     """Indices of all examples, or of a random sample fixed by the numbers alone."""
     if limit is None or limit >= examples:
         return range(examples)
@@ -112,7 +112,9 @@ def _sample(examples: int, limit: int | None) -> Sequence[int]:
     return sorted(int(index) for index in order[:limit])
 
 
-def _batches(dataset: Any, indices: Sequence[int], batch_size: int, max_tokens: int | None) -> list[list[int]]:
+def batches_of_like_length(
+    dataset: Any, indices: Sequence[int], batch_size: int, max_tokens: int | None
+) -> list[list[int]]:
     """Examples of like length together, the longest first: if memory does not suffice, it shows at once."""
     lengths = {index: int(dataset.num_tokens(index)) for index in indices}
     batches: list[list[int]] = []
@@ -127,9 +129,9 @@ def _batches(dataset: Any, indices: Sequence[int], batch_size: int, max_tokens: 
     return batches
 
 
-def _to(sample: Any, device: str) -> Any:
+def moved(sample: Any, device: str) -> Any:
     if isinstance(sample, dict):
-        return {key: _to(value, device) for key, value in sample.items()}
+        return {key: moved(value, device) for key, value in sample.items()}
     return sample.to(device) if isinstance(sample, Tensor) else sample
 
 
@@ -137,9 +139,3 @@ def _amp_dtype(device: str) -> torch.dtype:
     if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
         return torch.float16
     return torch.bfloat16
-
-
-def _task_name(data: Path) -> str | None:
-    """The task's name that `prepare` wrote, None for data made otherwise."""
-    path = data / "task.json"
-    return str(read_json(path, "task").get("name")) if path.is_file() else None
