@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
 from fairseq_tickets.files import write_json
 from fairseq_tickets.parameters import ModelShape
+from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.super_ticket.pruning import super_ticket, weight_remaining
-from fairseq_tickets.super_ticket.scores import ImportanceScores
 from fairseq_tickets.tickets import SuperTicket
 
 EMBED, FFN, HEADS = 1024, 4096, 16

@@ -107,6 +107,11 @@ def check_plain(content: Any, source: str) -> None:
                 _check_scalar(child, source, (*place, name))
 
 
+def is_whole(value: Any, low: int, high: int) -> bool:
+    """True for a whole number from `low` to `high`: an int, neither a truth value nor 1.0."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
 def shown(value: Any, length: int = 60) -> str:
     """A value for an error line: on one line, and not longer than `length`."""
     try:

@@ -78,10 +78,20 @@ def read_yaml(path: PathLike, what: str, limit: int = YAML_LIMIT) -> Any:
 
 
 def read_text(path: PathLike, what: str, limit: int) -> str:
-    """Text of a UTF-8 file, with or without a byte order mark.
+    """Text of a UTF-8 file, with or without a byte order mark; errors as for `read_bytes`, or not UTF-8."""
+    content = read_bytes(path, what, limit)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} is {content[error.start]:#04x}"
+        raise UserError(f"{what} file {path} is not UTF-8 text: {byte}") from error
+
+
+def read_bytes(path: PathLike, what: str, limit: int) -> bytes:
+    """All bytes of a file; `what` names its kind in errors.
 
     Raises:
-        UserError: the file is missing, a folder, unreadable, longer than `limit` bytes, or not UTF-8.
+        UserError: the file is missing, a folder, unreadable, or longer than `limit` bytes.
     """
     try:
         with open(path, "rb") as handle:
@@ -92,11 +102,7 @@ def read_text(path: PathLike, what: str, limit: int) -> str:
         raise UserError(f"cannot read {what} file {str(path)!a}: no file can have this name") from error
     if len(content) > limit:
         raise UserError(f"{what} file {path} is longer than {limit:,} bytes, more than any {what} file needs")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.start} is {content[error.start]:#04x}"
-        raise UserError(f"{what} file {path} is not UTF-8 text: {byte}") from error
+    return content
 
 
 def sha256(path: PathLike) -> str:

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 PAPER_NAMES = {"q_proj": "W^Q", "k_proj": "W^K", "v_proj": "W^V", "out_proj": "W^O", "fc1": "W^FC1", "fc2": "W^FC2"}
 LAYERS_PREFIX = "encoder.sentence_encoder.layers."
+LARGEST = 1 << 20  # of a model's layers, heads and widths: ten times the largest in the field
 EMBEDDINGS = ("encoder.sentence_encoder.embed_tokens.weight", "encoder.sentence_encoder.embed_positions.weight")
 
 _MATRIX = re.compile(r"layers\.(\d+)\.(?:self_attn\.)?(q_proj|k_proj|v_proj|out_proj|fc1|fc2)\.(weight|bias)$")
@@ -37,6 +39,23 @@ class ModelShape(NamedTuple):
     heads: int
     embed_dim: int
     ffn_dim: int
+
+    @classmethod
+    def from_json(cls, content: Any) -> ModelShape:
+        """The shape that a file names under "model".
+
+        Raises:
+            UserError: not the four whole numbers, one out of range, or heads that do not divide the width.
+        """
+        if not isinstance(content, Mapping) or set(content) != set(cls._fields):
+            raise UserError(f"model is {shown(content)}; it must give {', '.join(cls._fields)}")
+        for name, value in content.items():
+            if not is_whole(value, 1, LARGEST):
+                raise UserError(f"model.{name} is {shown(value)}; it must be a whole number from 1 to {LARGEST:,}")
+        shape = cls(**content)
+        if shape.embed_dim % shape.heads:
+            raise UserError(f"model.heads is {shape.heads}; it must divide embed_dim, which is {shape.embed_dim}")
+        return shape
 
     def in_features(self, matrix: str) -> int:
         """Width of the input of `matrix`; one of MATRICES."""

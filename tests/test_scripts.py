@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq_tickets.analysis.arrays import save_counts
+from fairseq_tickets.counts import DimensionCounts
+from fairseq_tickets.scores import ImportanceScores
 from tests.analysis.samples import SMALL, counts_of, result, single_task_runs, skeleton_ticket, super_ticket, write
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -41,8 +42,8 @@ def inputs(tmp_path_factory):
     super_ticket(SMALL, [[1] * 4] * 3, [1] * 3).save(folder / "full.json")
     generator = np.random.default_rng(0)
     for task in ("rte", "mrpc"):
-        np.savez(folder / f"{task}.npz", heads=generator.random((3, 4)), ffn=generator.random(3))
-    save_counts(folder / "counts.npz", counts_of(skeleton_ticket(SMALL, 0), 0), {"task": "RTE"})
+        ImportanceScores(generator.random((3, 4)), generator.random(3), 1).save(folder / f"{task}.npz")
+    DimensionCounts(counts_of(skeleton_ticket(SMALL, 0), 0), {"task": "RTE"}).save(folder / "counts.npz")
     part = [dict(c, train_fraction=0.1, key=f"part {c['key']}") for c in single_task_runs(("RTE",), seeds=2)]
     dominant = [result(method="dominant", top_k=1, source_task="MNLI", seed=s) for s in (1, 2)]
     write(folder / "results", [*single_task_runs(("RTE", "STS-B"), seeds=2), *part, *dominant])

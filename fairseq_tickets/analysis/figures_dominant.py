@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fairseq_tickets.analysis.arrays import Counts, FloatArray, IntArray
 from fairseq_tickets.analysis.figure_style import (
     BLACK,
     BLUE,
@@ -25,6 +24,8 @@ from fairseq_tickets.analysis.glue_tasks import metrics_of, task_score
 from fairseq_tickets.analysis.results import Result, tuned
 from fairseq_tickets.analysis.statistics import spread
 from fairseq_tickets.analysis.table_parts import tasks_in
+from fairseq_tickets.arrays import FloatArray, IntArray
+from fairseq_tickets.counts import DimensionCounts
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, PAPER_NAMES
 from fairseq_tickets.tickets import DominantTicket
@@ -43,7 +44,7 @@ _LINES: dict[str, tuple[str, str, Any]] = {
 _SECOND = {BLUE: SKY, ORANGE: VERMILION}
 
 
-def out_weighted(counts: Mapping[str, Counts], out_features: Mapping[str, int] | None = None) -> Figure:
+def out_weighted(counts: Mapping[str, DimensionCounts]) -> Figure:
     """Figure 2: where parameters moved beyond σ. Rows are tasks, columns matrices; in each, layer against
     input dimension.
 
@@ -54,7 +55,6 @@ def out_weighted(counts: Mapping[str, Counts], out_features: Mapping[str, int] |
 
     Args:
         counts: task -> counts file.
-        out_features: matrix -> parameters in one dimension; by default from the arrays' widths.
 
     Raises:
         UserError: no counts, or counts of models of different sizes.
@@ -66,7 +66,6 @@ def out_weighted(counts: Mapping[str, Counts], out_features: Mapping[str, int] |
         for matrix in MATRICES:
             if other.counts[matrix].shape != first.counts[matrix].shape:
                 raise UserError(f"the counts of {first_name} and {name} belong to models of different sizes ({matrix})")
-    sizes = dict(out_features or _out_features(first))
     layers = len(first.counts["q_proj"])
     height = max(0.9, min(1.8, 0.07 * layers + 0.3))
     figure = new_figure(PAGE, height * len(counts) + 0.75)
@@ -74,7 +73,7 @@ def out_weighted(counts: Mapping[str, Counts], out_features: Mapping[str, int] |
         grid = figure.subplots(len(counts), len(MATRICES), squeeze=False, sharey=True)
         for row, (name, own) in zip(grid, counts.items()):
             for axis, matrix in zip(row, MATRICES):
-                picture, edge = _binned(own.counts[matrix] / sizes[matrix])
+                picture, edge = _binned(own.counts[matrix] / own.out_features(matrix))
                 image = axis.imshow(
                     np.sqrt(picture),
                     cmap="magma_r",
@@ -236,11 +235,6 @@ def _binned(share: FloatArray) -> tuple[FloatArray, int]:
     gathered = np.column_stack([weight[:, part].max(axis=1) for part in bins])
     wide = max(1, len(bins) // 24)
     return np.column_stack([gathered, np.repeat(bias, wide, axis=1)]), len(bins)
-
-
-def _out_features(counts: Counts) -> dict[str, int]:
-    embed, hidden = counts.counts["q_proj"].shape[1] - 1, counts.counts["fc2"].shape[1] - 1
-    return {matrix: hidden if matrix == "fc1" else embed for matrix in MATRICES}
 
 
 def _recurring(tickets: Sequence[DominantTicket], matrix: str, at_least: int) -> tuple[list[int], FloatArray]:

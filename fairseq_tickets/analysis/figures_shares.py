@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fairseq_tickets.analysis.arrays import FloatArray
 from fairseq_tickets.analysis.figure_style import HATCHES, PAGE, PALETTE, new_figure, styled
 from fairseq_tickets.analysis.shares import Shares
+from fairseq_tickets.arrays import FloatArray
 from fairseq_tickets.errors import UserError
 
 if TYPE_CHECKING:

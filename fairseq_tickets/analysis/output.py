@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets import __version__
-from fairseq_tickets.analysis.arrays import Counts, Scores, load_counts, load_scores
 from fairseq_tickets.analysis.results import Result, load_results, select
+from fairseq_tickets.counts import DimensionCounts
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import atomic_write, sha256
+from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.tickets import (
     DominantTicket,
     SuperTicket,
@@ -61,14 +62,14 @@ def named_super_tickets(arguments: Sequence[str]) -> dict[str, SuperTicket]:
     return _named(arguments, load_super_ticket, lambda ticket: ticket.provenance)
 
 
-def named_scores(arguments: Sequence[str]) -> dict[str, Scores]:
+def named_scores(arguments: Sequence[str]) -> dict[str, ImportanceScores]:
     """Importance scores by name; see `_named`."""
-    return _named(arguments, load_scores, lambda scores: scores.provenance)
+    return _named(arguments, ImportanceScores.load, lambda scores: scores.provenance)
 
 
-def named_counts(arguments: Sequence[str]) -> dict[str, Counts]:
+def named_counts(arguments: Sequence[str]) -> dict[str, DimensionCounts]:
     """Counts of out-weighted parameters by name; see `_named`."""
-    return _named(arguments, load_counts, lambda counts: counts.provenance)
+    return _named(arguments, DimensionCounts.load, lambda counts: counts.provenance)
 
 
 def split_name(argument: str) -> tuple[str | None, str]:

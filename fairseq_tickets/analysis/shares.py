@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairseq_tickets.analysis.arrays import FloatArray, Scores
 from fairseq_tickets.analysis.markup import Table, cells, columns
+from fairseq_tickets.arrays import FloatArray
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.tickets import SuperTicket
 
 
@@ -48,7 +49,7 @@ class Owned(NamedTuple):
     by_single_owner: dict[str, int]
 
 
-def task_shares(scores: Mapping[str, Scores]) -> Shares:
+def task_shares(scores: Mapping[str, ImportanceScores]) -> Shares:
     """Importance and shares from one scores file a task.
 
     Raises:

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read both checkpoints, extract, write the ticket."""
     from fairseq_tickets import __version__
-    from fairseq_tickets.analysis.arrays import save_counts
+    from fairseq_tickets.counts import DimensionCounts
     from fairseq_tickets.dominant_ticket import extraction
     from fairseq_tickets.dominant_ticket.report import format_report, report
     from fairseq_tickets.tickets import DominantTicket
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         distributions = _with_bar("report", lambda step: report(pretrained, finetuned, heads, args.sigma, step))
     if args.counts:
-        save_counts(args.counts, counted.tables(), ticket.provenance)
+        DimensionCounts(counted.tables(), ticket.provenance).save(args.counts)
     ticket.save(args.output)
     if args.json:
         figures: dict[str, Any] = {

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _table(scores: object) -> str:
     """Scores by layer: heads normalised within the layer, as pruning ranks them; FFNs raw."""
+    from fairseq_tickets.scores import ImportanceScores
     from fairseq_tickets.super_ticket.pruning import normalise_heads
-    from fairseq_tickets.super_ticket.scores import ImportanceScores
 
     assert isinstance(scores, ImportanceScores)
     heads = normalise_heads(scores.heads)

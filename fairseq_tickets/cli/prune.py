@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from fairseq_tickets.files import sha256
+    from fairseq_tickets.scores import ImportanceScores
     from fairseq_tickets.super_ticket.pruning import super_ticket
-    from fairseq_tickets.super_ticket.scores import ImportanceScores
 
     scores = ImportanceScores.load(args.scores)
     ticket = super_ticket(

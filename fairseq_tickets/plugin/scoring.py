@@ -19,8 +19,8 @@ from fairseq_tickets.files import PathLike, sha256
 from fairseq_tickets.plugin.criterion import example_losses
 from fairseq_tickets.plugin.loading import load_finetuned
 from fairseq_tickets.plugin.task import TicketSentencePredictionTask, task_name
+from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.super_ticket.importance import importance_scores
-from fairseq_tickets.super_ticket.scores import ImportanceScores
 
 
 def score_checkpoint(

@@ -75,7 +75,7 @@ def extract_run(spec: Mapping[str, Any], folder: Path) -> None:
     All counts are written beside it, for `plot out-weighted`.
     """
     from fairseq_tickets import checkpoint
-    from fairseq_tickets.analysis.arrays import save_counts
+    from fairseq_tickets.counts import DimensionCounts
     from fairseq_tickets.dominant_ticket.extraction import check_top_k, count_model, ticket_from_counts
 
     what, told = spec["what"], spec["told"]
@@ -86,7 +86,7 @@ def extract_run(spec: Mapping[str, Any], folder: Path) -> None:
     check_top_k(counted.shape, what["top_k"])
     ticket = ticket_from_counts(counted, what["top_k"])
     ticket.provenance.update(task=what["task"], seed=what["seed"], l1_weight=what["l1_weight"], run=what["l1"])
-    save_counts(folder / COUNTS, counted.tables(), ticket.provenance)
+    DimensionCounts(counted.tables(), ticket.provenance).save(folder / COUNTS)
     ticket.save(folder / TICKET)
     write_done(folder, TICKET, {})
 
@@ -103,8 +103,8 @@ def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
     elif what["start"] is not None:
         ticket = _ticket_of(Path(told["start"]))
     elif asked is not None and "scores" in asked:
+        from fairseq_tickets.scores import ImportanceScores
         from fairseq_tickets.super_ticket.pruning import super_ticket
-        from fairseq_tickets.super_ticket.scores import ImportanceScores
 
         level = str(asked["level"])
         ticket = super_ticket(

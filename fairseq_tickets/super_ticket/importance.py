@@ -31,7 +31,7 @@ from fairseq_tickets.encoder_layer import TicketEncoderLayer, encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.frozen import FLOAT16_SCALE, frozen, sum_over_workers
 from fairseq_tickets.parameters import ModelShape
-from fairseq_tickets.super_ticket.scores import ImportanceScores
+from fairseq_tickets.scores import ImportanceScores
 
 GRANULARITIES = ("example", "token", "batch")
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fairseq_tickets import __version__
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, ModelShape
-from fairseq_tickets.super_ticket.scores import ImportanceScores
+from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.tickets import SuperTicket
 
 KEEP = ("winning", "random", "losing")

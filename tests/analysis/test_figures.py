@@ -8,10 +8,11 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: no plots")
 
 from fairseq_tickets.analysis import figure_style, figures_dominant, figures_shares, figures_super
-from fairseq_tickets.analysis.arrays import Counts, Scores
 from fairseq_tickets.analysis.results import result_from_json
 from fairseq_tickets.analysis.shares import task_shares
+from fairseq_tickets.counts import DimensionCounts
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.scores import ImportanceScores
 
 from .samples import SMALL, counts_of, dominant, result, single_task_runs, skeleton_ticket
 
@@ -99,7 +100,7 @@ def test_out_weighted_keeps_single_dimensions_and_the_bias():
     counts = {m: np.zeros_like(c) for m, c in counts_of(skeleton_ticket(SMALL, 1), 1).items()}
     counts["q_proj"][1, 4] = 5  # of 20 parameters: a quarter, drawn as its root
     counts["fc2"][2, 50] = 20  # the bias of every output
-    figure = figures_dominant.out_weighted({"RTE": Counts(counts, {})})
+    figure = figures_dominant.out_weighted({"RTE": DimensionCounts(counts)})
     first, last = figure.axes[0].images[0].get_array(), figure.axes[5].images[0].get_array()
     assert np.argwhere(first > 0).tolist() == [[1, 4]] and first[1, 4] == pytest.approx(0.5)
     assert last.shape[1] == 50 + 2 and last[2, 50:].tolist() == [1, 1] and last[:, :50].max() == 0
@@ -127,9 +128,13 @@ def test_training_curves_are_means_where_all_seeds_train():
     np.testing.assert_allclose(valid, [[4, 70]])
 
 
+def scores(heads, ffn):
+    return ImportanceScores(heads, ffn, 1)
+
+
 def three_tasks():
     generator = np.random.default_rng(0)
-    return task_shares({t: Scores(generator.random((3, 4)), generator.random(3), {}) for t in ("RTE", "MRPC", "STS-B")})
+    return task_shares({t: scores(generator.random((3, 4)), generator.random(3)) for t in ("RTE", "MRPC", "STS-B")})
 
 
 def test_pies_have_areas_by_importance_and_angles_by_share():
@@ -148,16 +153,16 @@ def test_map_marks_a_dominating_task():
     heads = np.ones((2, 3))
     odd = heads.copy()
     odd[1, 2] = 100
-    shares = task_shares({"RTE": Scores(heads, np.ones(2), {}), "CoLA": Scores(heads, np.ones(2), {})})
+    shares = task_shares({"RTE": scores(heads, np.ones(2)), "CoLA": scores(heads, np.ones(2))})
     assert not figures_shares.importance_map(shares).axes[1].texts
-    shares = task_shares({t: Scores(odd if t == "CoLA" else heads, np.ones(2), {}) for t in ("A", "B", "C", "CoLA")})
+    shares = task_shares({t: scores(odd if t == "CoLA" else heads, np.ones(2)) for t in ("A", "B", "C", "CoLA")})
     texts = figures_shares.importance_map(shares).axes[1].texts
     assert not [t for t in texts if t.get_position()[1] == 0]
     assert figures_shares._letters(["CoLA", "C", "MNLI", "MRPC"]) == {"CoLA": "C", "C": "A", "MNLI": "M", "MRPC": "R"}
 
 
 def test_too_many_tasks_for_pies():
-    shares = task_shares({str(i): Scores(np.ones((2, 2)), np.ones(2), {}) for i in range(9)})
+    shares = task_shares({str(i): scores(np.ones((2, 2)), np.ones(2)) for i in range(9)})
     with pytest.raises(UserError, match="at most 8 tasks apart, got 9"):
         figures_shares.importance_pies(shares)
 

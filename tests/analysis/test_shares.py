@@ -1,19 +1,19 @@
-"""Figure 6 in numbers, ownership, and the two array files."""
+"""Figure 6 in numbers, and ownership."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fairseq_tickets.analysis import arrays, shares
+from fairseq_tickets.analysis import shares
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.parameters import MATRICES
+from fairseq_tickets.scores import ImportanceScores
 
-from .samples import LARGE, SMALL, counts_of, skeleton_ticket, super_ticket
+from .samples import LARGE, SMALL, super_ticket
 
 
 def scores(heads, ffn, **provenance):
-    return arrays.Scores(np.array(heads, float), np.array(ffn, float), provenance)
+    return ImportanceScores(np.array(heads, float), np.array(ffn, float), 1, provenance)
 
 
 def test_importance_and_shares_by_hand():
@@ -81,52 +81,6 @@ def test_ownership_bands_count_everything_once(tasks):
     rows = shares.ownership_table(tickets).rows[:5]
     assert sum(int(row[1].text.split()[0]) for row in rows) == 12
     assert sum(int(row[2].text.split()[0]) for row in rows) == 3
-
-
-def test_counts_file_comes_back(tmp_path):
-    counts = counts_of(skeleton_ticket(SMALL, 1), 1)
-    arrays.save_counts(tmp_path / "c.npz", counts, {"task": "RTE"})
-    found = arrays.load_counts(tmp_path / "c.npz")
-    assert found.provenance == {"task": "RTE"}
-    for matrix in MATRICES:
-        assert found.counts[matrix].shape == (3, SMALL.in_features(matrix) + 1)
-        np.testing.assert_array_equal(found.counts[matrix], counts[matrix])
-
-
-def test_damaged_and_foreign_array_files(tmp_path):
-    good = tmp_path / "good.npz"
-    arrays.save_counts(good, counts_of(skeleton_ticket(SMALL, 1), 1), {})
-    (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:200])
-    (tmp_path / "text.npz").write_text("hello")
-    np.savez(tmp_path / "pickled.npz", heads=np.array([{}], dtype=object), ffn=np.zeros(1))
-    np.savez(tmp_path / "negative.npz", heads=-np.ones((2, 3)), ffn=np.ones(2))
-    np.savez(tmp_path / "shapes.npz", heads=np.ones((2, 3)), ffn=np.ones(3))
-    for name, reason in (
-        ("cut", "damaged or cut"),
-        ("text", "damaged or cut"),
-        ("missing", "No such file"),
-        ("pickled", "not a readable"),
-        ("negative", "negative or infinite"),
-        ("shapes", r"must be \(layers, heads\)"),
-        ("good", "not a scores file: it lacks heads, ffn"),
-    ):
-        with pytest.raises(UserError, match=reason):
-            arrays.load_scores(tmp_path / f"{name}.npz")
-
-
-@pytest.mark.parametrize(
-    ("matrix", "values", "reason"),
-    [
-        ("fc1", np.ones((2, 21), int), r"fc1 \(2, 21\) must be \(layers"),
-        ("fc2", np.ones((3, 51)), "fc2 must hold whole numbers"),
-        ("k_proj", -np.ones((3, 21), int), "k_proj must hold whole numbers"),
-    ],
-)
-def test_wrong_counts(tmp_path, matrix, values, reason):
-    counts = {**counts_of(skeleton_ticket(SMALL, 1), 1), matrix: values}
-    arrays.save_counts(tmp_path / "c.npz", counts, {})
-    with pytest.raises(UserError, match=reason):
-        arrays.load_counts(tmp_path / "c.npz")
 
 
 def test_ownership_of_two_models():

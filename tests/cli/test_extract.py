@@ -56,7 +56,7 @@ def test_ticket_and_provenance(files, capsys):
 
 
 def test_json_report_and_counts(files, capsys):
-    from fairseq_tickets.analysis.arrays import load_counts
+    from fairseq_tickets.counts import DimensionCounts
 
     folder, _, _ = files
     assert call(folder, "--json", "--report", "--counts", str(folder / "counts.npz")) == 0
@@ -65,7 +65,7 @@ def test_json_report_and_counts(files, capsys):
     assert figures["ticket"]["dimensions"]["out_proj"] == [[], [], [6]]
     assert figures["report"]["fc1"]["above_sigma"] == 10 / 210
     assert figures["report"]["fc1"]["quantiles"]["0.5"] == 0.0
-    counts = load_counts(folder / "counts.npz")
+    counts = DimensionCounts.load(folder / "counts.npz")
     assert counts.counts["fc1"].tolist()[0] == [0, 0, 7, 0, 0, 3, 0]
     assert counts.counts["fc2"].shape == (3, 11)
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from fairseq_tickets.cli import main
 from fairseq_tickets.encoder_layer import encoder_layers
 from fairseq_tickets.files import sha256
-from fairseq_tickets.super_ticket.scores import ImportanceScores
+from fairseq_tickets.scores import ImportanceScores
 from tests.plugin import toy
 
 HEAD = "sentence_classification_head"

@@ -11,7 +11,7 @@ import pytest
 
 from fairseq_tickets.cli import main
 from fairseq_tickets.files import sha256
-from fairseq_tickets.super_ticket.scores import ImportanceScores
+from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.tickets import load_super_ticket
 
 # Normalised: .6 .8 / .385 .923 / 0 0 / .8 .6, so half of the heads is: layer 2's, head 0 of layer 1, head 0

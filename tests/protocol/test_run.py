@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fairseq_tickets.analysis.arrays import load_counts
+from fairseq_tickets.counts import DimensionCounts
 
 TIMES = ("wall_seconds", "peak_memory_bytes", "checksum")
 
@@ -104,7 +104,7 @@ def test_adaptation_and_dominant_tickets(write: Any, inputs: Path, tmp_path: Pat
     }  # fmt: skip
     assert [path.name for path in (tmp_path / "runs" / "toy" / "tickets").iterdir()] == ["RTE-seed1.json"]
     assert [path.name for path in (tmp_path / "runs" / "toy" / "scores").iterdir()] == ["RTE-seed1.npz"]
-    counts = load_counts(tmp_path / "runs" / "toy" / "counts" / "RTE-seed1.npz")
+    counts = DimensionCounts.load(tmp_path / "runs" / "toy" / "counts" / "RTE-seed1.npz")
     one, two = (dominant["dominant", k] for k in (1, 2))
     assert one["trainable_parameters"] < two["trainable_parameters"] < two["total_parameters"]
     assert one["ticket"]["dimensions"]["fc1"][0] == two["ticket"]["dimensions"]["fc1"][0][:1]

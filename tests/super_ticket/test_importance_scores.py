@@ -211,7 +211,7 @@ def test_two_workers_give_what_one_gives(model, examples, tmp_path):
     )
     workers = [subprocess.Popen([sys.executable, "-c", code, str(rank)], cwd=root) for rank in (0, 1)]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
-    from fairseq_tickets.super_ticket.scores import ImportanceScores
+    from fairseq_tickets.scores import ImportanceScores
 
     one = importance_scores(model, [collate(examples)], loss_of(model))
     for rank in (0, 1):

@@ -9,6 +9,7 @@ import pytest
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape
+from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.super_ticket.pruning import (
     normalise_heads,
     prune_count,
@@ -16,7 +17,6 @@ from fairseq_tickets.super_ticket.pruning import (
     super_ticket,
     weight_remaining,
 )
-from fairseq_tickets.super_ticket.scores import ImportanceScores
 from fairseq_tickets.tickets import SuperTicket, load_super_ticket
 
 BERT_BASE = ModelShape(12, 12, 768, 3072)

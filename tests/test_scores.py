@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.super_ticket.scores import ImportanceScores
+from fairseq_tickets.scores import ImportanceScores
 
 MODEL = {"layers": 3, "heads": 2, "embed_dim": 8, "ffn_dim": 13}
 
@@ -47,21 +47,30 @@ def write(path, **change):
 @pytest.mark.parametrize(
     "change, text",
     [
-        ({"heads": None}, "damaged, cut, or not made by"),
-        ({"heads": np.array([Bomb()], dtype=object)}, "damaged, cut, or not made by"),
+        ({"heads": None}, "is not a scores file: it lacks heads"),
+        ({"heads": np.array([Bomb()], dtype=object)}, "heads holds pickled Python objects"),
         ({"heads": np.ones(6)}, r"heads have the shape \(6,\)"),
-        ({"heads": np.full((3, 2), np.nan)}, "heads holds a number that is negative or not finite"),
-        ({"heads": np.array([["a", "b"]])}, "malformed"),
+        ({"heads": np.full((3, 2), np.nan)}, "heads holds a number that is not finite"),
+        ({"heads": np.array([["a", "b"]])}, "heads holds texts"),
+        ({"heads": np.ones((3, 2), int)}, "heads holds whole numbers"),
+        ({"examples": np.float64(4)}, "examples holds floating-point numbers"),
+        ({"examples": np.ones(2, int)}, r"examples has the shape \(2,\)"),
         ({"ffn": np.ones(2)}, r"ffn has the shape \(2,\); it must be \(3,\)"),
         ({"ffn": -np.ones(3)}, "ffn holds a number that is negative"),
         ({"examples": np.int64(0)}, "0 examples"),
-        ({"provenance": np.array("{}")}, "malformed"),
-        ({"provenance": np.array("[]")}, "malformed"),
+        ({"provenance": np.array("{}")}, "its format must be"),
+        ({"provenance": np.array("[]")}, "its format must be"),
         (
             {"provenance": np.array('{"format": "other", "version": 1}')},
             "format must be fairseq-tickets/scores",
         ),
-        ({"provenance": np.array('{"format": "fairseq-tickets/scores", "version": 2}')}, "version 1"),
+        ({"provenance": np.array('{"format": "fairseq-tickets/scores", "version": 2}')}, "version 2 is unknown"),
+        ({"provenance": np.array('{"format": "fairseq-tickets/scores", "version": true}')}, "version True is unknown"),
+        ({"provenance": np.array('{"format": "fairseq-tickets/scores", "version": 1, "loss": NaN}')}, "holds NaN"),
+        (
+            {"provenance": np.array('{"format": "fairseq-tickets/scores", "version": 1, "vocab_size": 1e9}')},
+            "vocab_size",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, capsys, change, text):
@@ -77,7 +86,7 @@ def test_a_cut_file_is_refused(tmp_path, keep):
     make().save(tmp_path / "s.npz")
     content = (tmp_path / "s.npz").read_bytes()
     (tmp_path / "s.npz").write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(UserError, match="s.npz is damaged, cut"):
+    with pytest.raises(UserError, match="s.npz is not a readable .npz file"):
         ImportanceScores.load(tmp_path / "s.npz")
 
 
@@ -86,7 +95,7 @@ def test_other_files_are_refused(tmp_path, capsys):
     (tmp_path / "t").write_text('{"format": "fairseq-tickets/super"}')
     np.save(tmp_path / "n.npy", np.ones((3, 2)))
     for name in ("p", "t", "n.npy"):
-        with pytest.raises(UserError, match="damaged, cut, or not made by"):
+        with pytest.raises(UserError, match="is not a readable .npz file"):
             ImportanceScores.load(tmp_path / name)
     assert "executed" not in capsys.readouterr().out
     for name in ("missing.npz", "."):
@@ -94,7 +103,7 @@ def test_other_files_are_refused(tmp_path, capsys):
             ImportanceScores.load(tmp_path / name)
 
 
-@pytest.mark.parametrize("model", [None, {}, {**MODEL, "heads": 3}, {**MODEL, "layers": None}])
+@pytest.mark.parametrize("model", [None, {}, {**MODEL, "heads": 3}, {**MODEL, "layers": None}, {**MODEL, "heads": 2.0}])
 def test_a_model_that_does_not_fit_the_scores_is_refused(model):
     scores = make()
     scores.provenance["model"] = model
