@@ -222,12 +222,19 @@ def test_wrong_user_dir(
         (
             "fairseq-hydra-train",
             [
-                *("--config-dir", str(PACKAGE.parent / "examples/super_tickets/config"), "--config-name", "rte"),
+                *(
+                    "--config-dir",
+                    str(PACKAGE.parent / "examples/super_tickets/config"),
+                    "--config-name",
+                    "super_tickets",
+                ),
                 *(
                     "common.user_dir=missing",
                     "task.data=x",
                     "checkpoint.save_dir=x",
                     "checkpoint.finetune_from_model=x",
+                    "optimization.max_update=2",
+                    "lr_scheduler.warmup_updates=1",
                 ),
             ],
         ),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -27,12 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [  # of single tasks; test_ticket_sharing.py has those of several
     path for path in sorted((ROOT / "examples").glob("*/config/*.yaml")) if path.parent.parent.name != "ticket_sharing"
 ]
+SUPER = ROOT / "examples" / "super_tickets" / "config" / "super_tickets.yaml"
 SHAPE = ModelShape(toy.LAYERS, toy.HEADS, toy.EMBED, toy.FFN)
-TRAINING_EXAMPLES = {"rte": 2490, "mrpc": 3668, "sst2": 67349, "stsb": 5749}  # GLUE's official counts
-
-
-def name_of(path: Path) -> str:
-    return f"{path.parent.parent.name}/{path.stem}"
+TRAINING_EXAMPLES = {"RTE": 2490, "MRPC": 3668, "SST-2": 67349, "STS-B": 5749}  # GLUE's official counts
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +45,45 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def overrides(path: Path, folder: Path, save_dir: Path, ticket: bool) -> list[str]:
-    """What a user gives, with toy data, on the CPU, and few updates."""
-    data = "scores" if path.stem.startswith("stsb") else "classes"
-    words = [
-        f"common.user_dir={ROOT / 'fairseq_tickets'}",
-        f"task.data={folder / data}",
-        f"checkpoint.finetune_from_model={folder / 'model.pt'}",
-        f"checkpoint.save_dir={save_dir}",
-        *("common.cpu=true", "optimization.max_update=2", "lr_scheduler.warmup_updates=1"),
-    ]
-    return [*words, f"task.ticket={folder / path.parent.parent.name}.json"] if ticket else words
+class Row(NamedTuple):
+    """A task's line in the table of a header."""
+
+    task: str
+    examples: int
+    batch: int
+    an_epoch: int
+    max_update: int
+    warmup_updates: int
+
+
+def table_of(path: Path) -> list[Row]:
+    """The table of tasks in a config's header."""
+    found = re.findall(r"^# (\S+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)(?: .*)?$", path.read_text(), re.MULTILINE)
+    return [Row(task, *map(int, numbers)) for task, *numbers in found]
+
+
+def launch_line(path: Path) -> list[str]:
+    """The first command in a config's header, in words."""
+    text = re.sub(r"\\\n# *", "", path.read_text(encoding="utf-8"))
+    found = re.search(r"^# +(fairseq-hydra-train .*)$", text, re.MULTILINE)
+    assert found, f"{path} shows no launch line"
+    return shlex.split(found[1])
+
+
+def overrides(path: Path, folder: Path, save_dir: Path, data: str = "classes", ticket: bool = True) -> list[str]:
+    """What the launch line gives, with toy data, on the CPU, and few updates; with or without a ticket."""
+    given = dict(word.split("=", 1) for word in launch_line(path) if "=" in word)
+    assert {"optimization.max_update", "lr_scheduler.warmup_updates"} <= set(given)
+    ticket_file = str(folder / f"{path.parent.parent.name}.json")
+    changes = {
+        "common.user_dir": str(ROOT / "fairseq_tickets"),
+        "task.data": str(folder / data),
+        "checkpoint.finetune_from_model": str(folder / "model.pt"),
+        "checkpoint.save_dir": str(save_dir),
+        **{"common.cpu": "true", "optimization.max_update": "2", "lr_scheduler.warmup_updates": "1"},
+        **({"task.ticket": ticket_file} if ticket or "task.ticket" in given else {}),
+    }
+    return [f"{key}={value}" for key, value in {**given, **changes}.items()]
 
 
 def train(path: Path, save_dir: Path, words: list[str]) -> Run:
@@ -73,58 +99,61 @@ def train(path: Path, save_dir: Path, words: list[str]) -> Run:
 
 
 def test_there_are_configs() -> None:
-    assert {name_of(path) for path in CONFIGS} >= {f"super_tickets/{task}" for task in TRAINING_EXAMPLES} | {
-        f"dominant_ticket/{task}_{step}" for task in TRAINING_EXAMPLES for step in ("l1", "dominant")
-    }
+    assert {path.stem for path in CONFIGS} == {"super_tickets", "l1", "dominant"}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_config_runs(path: Path, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", ["classes", "scores"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_runs(path: Path, data: str, folder: Path, tmp_path: Path) -> None:
     """Two updates and a validation; under a ticket where the config is for one."""
-    needs_ticket = not path.stem.endswith("_l1")
-    run = train(path, tmp_path, overrides(path, folder, tmp_path, needs_ticket))
+    run = train(path, tmp_path, overrides(path, folder, tmp_path, data, ticket=path.stem != "l1"))
     assert len(run.losses) == 2
     assert all(math.isfinite(loss) for loss in run.losses)
     assert "score" in run.valid[-1]
     assert run.path("best").is_file()
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.parent.parent.name == "super_tickets"], ids=name_of)
-def test_super_ticket_configs_also_fine_tune_the_whole_model(path: Path, folder: Path, tmp_path: Path) -> None:
-    assert len(train(path, tmp_path, overrides(path, folder, tmp_path, ticket=False)).losses) == 2
+def test_super_tickets_also_fine_tunes_the_whole_model(folder: Path, tmp_path: Path) -> None:
+    assert len(train(SUPER, tmp_path, overrides(SUPER, folder, tmp_path, ticket=False)).losses) == 2
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_schedule_is_what_the_header_says(path: Path) -> None:
-    """updates = ceil(examples / batch) x epochs, and the warm-up its share, rounded down, in values and in words."""
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_schedules_are_what_the_header_says(path: Path) -> None:
+    """max_update = ceil(examples / batch) x epochs, and the warm-up its share, rounded down, for every task."""
     text = path.read_text(encoding="utf-8")
     config: dict[str, Any] = yaml.safe_load(text)
-    examples, batch = TRAINING_EXAMPLES[path.stem.split("_")[0]], config["dataset"]["batch_size"]
-    epochs, share = config["optimization"]["max_epoch"], (10 if path.parent.parent.name == "super_tickets" else 6)
-    per_epoch = math.ceil(examples / batch)
-    updates, warmup = per_epoch * epochs, per_epoch * epochs * share // 100
-    assert config["optimization"]["max_update"] == updates
-    assert config["lr_scheduler"]["warmup_updates"] == warmup
-    words = " ".join(re.sub(r"^#", "", line) for line in text.splitlines() if line.startswith("#"))
-    sentence = (
-        f"{examples:,} examples / batch {batch} = {per_epoch:,} updates an epoch; "
-        f"{epochs} epochs = {updates:,} updates; {share} % of them warm-up = {warmup:,}."
-    )
-    assert " ".join(sentence.split()) in " ".join(words.split())
+    assert config["optimization"]["max_update"] == config["lr_scheduler"]["warmup_updates"] == "???"
+    rows = table_of(path)
+    assert {row.task: row.examples for row in rows} == TRAINING_EXAMPLES
+    epochs, share = config["optimization"]["max_epoch"], (10 if path == SUPER else 6)
+    assert f"and {share} % of it, rounded down, as warm-up" in text
+    for row in rows:
+        if row.batch != config["dataset"]["batch_size"]:
+            assert f"{row.task} dataset.batch_size={row.batch} as well" in text
+        updates = math.ceil(row.examples / row.batch) * epochs
+        assert row[3:] == (updates // epochs, updates, updates * share // 100), row.task
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_header_shows_the_launch_line(path: Path) -> None:
-    line = f"fairseq-hydra-train --config-dir examples/{path.parent.parent.name}/config --config-name {path.stem} "
-    assert line in path.read_text(encoding="utf-8")
+    """For this file, with the numbers that the table has for the task whose data it names."""
+    line = launch_line(path)
+    assert line[:5] == [
+        *("fairseq-hydra-train", "--config-dir", f"examples/{path.parent.parent.name}/config"),
+        *("--config-name", path.stem),
+    ]
+    given = dict(word.split("=", 1) for word in line[5:])
+    (row,) = (row for row in table_of(path) if row.task == Path(given["task.data"]).name)
+    assert given["optimization.max_update"] == str(row.max_update)
+    assert given["lr_scheduler.warmup_updates"] == str(row.warmup_updates)
 
 
 @pytest.mark.slow
 def test_the_real_command_with_overrides(folder: Path, tmp_path: Path) -> None:
-    path = ROOT / "examples" / "super_tickets" / "config" / "rte.yaml"
+    path = SUPER
     command = [str(Path(sys.executable).parent / "fairseq-hydra-train"), "--config-dir", str(path.parent)]
     words = [
-        *overrides(path, folder, tmp_path / "out", ticket=True),
+        *overrides(path, folder, tmp_path / "out"),
         "task.ticket_form=gated",
         "optimization.lr=[0.003]",
     ]

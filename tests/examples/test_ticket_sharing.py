@@ -20,7 +20,6 @@ from .test_configs import ROOT, TRAINING_EXAMPLES
 
 FOLDER = ROOT / "examples" / "ticket_sharing"
 LISTS = sorted((FOLDER / "tasks").glob("*.yaml"))
-EXAMPLES = {"RTE": "rte", "MRPC": "mrpc", "STS-B": "stsb", "SST-2": "sst2"}
 
 
 @pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
@@ -63,7 +62,7 @@ def test_schedule_is_what_the_header_says(monkeypatch: pytest.MonkeyPatch, tmp_p
     config = yaml.safe_load(text)
     batch, epochs = config["dataset"]["batch_size"], config["optimization"]["max_epoch"]
     sizes = [
-        entry.train_examples or TRAINING_EXAMPLES[EXAMPLES[entry.name]]
+        entry.train_examples or TRAINING_EXAMPLES[entry.name]
         for entry in read_tasks(str(FOLDER / "tasks" / "glue_small.yaml"))
     ]
     batches = [math.ceil(size / batch) for size in sizes]
