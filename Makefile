@@ -5,6 +5,7 @@ PYTHON ?= python3
 GLUE_DIR ?=
 MODEL ?=
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,13 +16,14 @@ BENCHMARKS := $(filter-out %/measure.py %/prepare.py,$(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # timings
-.PHONY: help setup demo rte mrpc test test-slow check format bench clean
+.PHONY: help setup demo rte mrpc test test-slow fuzz check format bench clean
 
 help:
 	@echo "make demo        import a real encoder, fine-tune, score, prune and rewind it: table and picture in runs/demo"
 	@echo "make rte GLUE_DIR=...   the same on GLUE's RTE (also: make mrpc)"
 	@echo "make test        the fast tests (GLUE_DIR=... adds those on real data)"
 	@echo "make test-slow   the long ones"
+	@echo "make fuzz        mutated files into every reader, for FUZZ_SECONDS (600) in all"
 	@echo "make check       ruff and mypy        make format   ruff, writing"
 	@echo "make bench       speed and memory, hours: benchmarks/*.py at full size, figures in runs/bench;"
 	@echo "                 GLUE_DIR=... adds that of prepare, MODEL=folder with tokenizer.json its third tokenizer"
@@ -52,6 +54,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+fuzz: $(READY)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any, Union
 
 import numpy as np
@@ -91,7 +92,7 @@ def read_arrays(path: PathLike, what: str, wanted: Mapping[str, str]) -> dict[st
                 for name, kind in wanted.items()
             }
     except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = shorten(str(error), 120) or type(error).__name__
         raise UserError(f"{source} is not a readable .npz file (damaged or cut?): {reason}") from error
 
 
