@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+RECOMPUTE = ("auto", "always", "never")
+RECOMPUTE_FROM = 256
 _HAS_FUSED_ATTENTION = hasattr(F, "scaled_dot_product_attention")  # PyTorch 2.0 and later
 
 
@@ -32,8 +34,9 @@ class SelfAttention(nn.Module):
         kept_heads: original indices of the heads still there, rising.
         head_gate: None, or a tensor broadcastable to (batch, tokens, kept heads) that multiplies each head's output
             before W^O. A buffer that is not saved.
-        recompute: keep no attention weights for the backward pass, but work them out again: a third less memory for
-            3 % more time where dropout rules out the fused kernel, on a CPU. For layers that are mostly frozen.
+        recompute: one of RECOMPUTE: keep no attention weights for the backward pass, but work them out again; "auto"
+            does so from RECOMPUTE_FROM tokens on, where they would be most of what the layer keeps. On a CPU alone:
+            a GPU's fused kernel keeps none in any case.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -44,7 +47,7 @@ class SelfAttention(nn.Module):
         self.head_dim = embed_dim // num_heads
         self.kept_heads = list(range(num_heads))
         self.dropout = dropout
-        self.recompute = False
+        self.recompute = "auto"
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
@@ -75,7 +78,8 @@ class SelfAttention(nn.Module):
         )  # (batch, heads, tokens, head_dim)
         attend = None if padding_mask is None else padding_mask.logical_not()[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
-        if self.recompute and dropout and not x.is_cuda and torch.is_grad_enabled():
+        again = self.recompute == "always" or (self.recompute == "auto" and x.shape[0] >= RECOMPUTE_FROM)
+        if again and dropout and not x.is_cuda and torch.is_grad_enabled():
             a = checkpoint(_attention, q, k, v, attend, dropout, use_reentrant=False)
         else:
             a = _attention(q, k, v, attend, dropout)  # (batch, heads, tokens, head_dim)

@@ -41,10 +41,13 @@ class ColumnLinear(nn.Linear):
         bias: (out_features,), trainable if the ticket has it.
         columns: (out_features, k), the trainable columns; None if the ticket has none of this matrix.
         dims: (k,) their input dimensions, in the ticket's order.
+        exact: the weight as it was loaded, where `weight` is a rounded copy; what is saved carries it. A reference to
+            the tensor that was loaded: one mapped from a file takes no memory.
     """
 
     columns: Optional[nn.Parameter]
     dims: Tensor
+    exact: Optional[Tensor]
 
     @classmethod
     def from_linear(
@@ -56,7 +59,8 @@ class ColumnLinear(nn.Linear):
             linear: the layer, with or without bias.
             dimensions: input dimensions to train, `in_features` for the bias.
             frozen_dtype: keep the frozen weight in this type, bfloat16 for example: half the memory, and under
-                autocast no conversion in each step. Columns and bias stay as they are.
+                autocast no conversion in each step. Columns and bias stay as they are. Weights loaded later are
+                saved as they were loaded; `linear`'s own are rounded for good.
 
         Raises:
             UserError: a dimension is out of range or listed twice, or the bias is asked for and there is none.
@@ -80,6 +84,7 @@ class ColumnLinear(nn.Linear):
         self.bias = linear.bias
         if self.bias is not None:
             self.bias.requires_grad_(bias_dimension in dimensions)
+        self.exact = None
         self.training = linear.training
         return self
 
@@ -107,10 +112,14 @@ class ColumnLinear(nn.Linear):
         )
 
     def _dense(self) -> Tensor:
-        """Dense weight in the columns' precision: `self.weight` itself if it has that precision."""
+        """The dense weight to save: `self.weight` itself, or a copy of `self.exact`, with the columns written in."""
+        weight = self.weight.detach() if self.exact is None else self.exact
         if self.columns is None:
-            return self.weight.detach()
-        return _write_columns(self.weight.detach(), self.columns, self.dims, self.columns.dtype)
+            return weight
+        columns = self.columns.detach().to(weight.device)
+        if self.exact is not None:
+            return weight.index_copy(1, self.dims.to(weight.device), columns.to(weight.dtype))
+        return _write_columns(weight, columns, self.dims, columns.dtype)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -132,26 +141,31 @@ class ColumnLinear(nn.Linear):
         missing: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
         missing_keys.extend(key for key in missing if key != prefix + "columns")
-        if self.columns is None or dense is None or dense.shape != self.weight.shape:
+        if dense is None or dense.shape != self.weight.shape:
             return
-        if prefix + "columns" not in state_dict:
+        rounded = torch.finfo(dense.dtype).bits > torch.finfo(self.weight.dtype).bits
+        self.exact = dense.detach() if rounded else None
+        if self.columns is not None and prefix + "columns" not in state_dict:
             with torch.no_grad():
                 self.columns.copy_(dense[:, self.dims.to(dense.device)])
 
 
 def apply_ticket(
-    layers: Sequence[TicketEncoderLayer], ticket: DominantTicket, frozen_dtype: Optional[torch.dtype] = None
+    layers: Sequence[TicketEncoderLayer],
+    ticket: DominantTicket,
+    frozen_dtype: Optional[torch.dtype] = None,
+    recompute: str = "auto",
 ) -> None:
     """Freeze encoder layers but for the dimensions of a ticket: every linear layer becomes a `ColumnLinear`.
 
-    Layer norms are frozen too. Attention weights are worked out twice rather than kept: what is left of a layer's
-    memory is mostly activations, and they are a third of those. What lies outside these layers (embeddings, heads) is
+    Layer norms are frozen too. What lies outside these layers (embeddings, heads) is
     the caller's.
 
     Args:
         layers: all layers of the encoder, first to last; not pruned.
         ticket: the trainable dimensions.
         frozen_dtype: see `ColumnLinear.from_linear`.
+        recompute: see `SelfAttention`.
 
     Raises:
         UserError: the ticket belongs to a model of another size.
@@ -162,7 +176,7 @@ def apply_ticket(
     ticket.validate_for(ModelShape(len(layers), first.num_heads, first.embed_dim, first.ffn_dim), "the dominant ticket")
     for layer in layers:
         layer.requires_grad_(False)
-        layer.self_attn.recompute = True
+        layer.self_attn.recompute = recompute
     for index, matrix, dimensions in ticket.items():
         parent: nn.Module = layers[index].self_attn if matrix.endswith("_proj") else layers[index]
         linear = getattr(parent, matrix)

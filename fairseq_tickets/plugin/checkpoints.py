@@ -41,7 +41,7 @@ class _SafeTorch:
 
     @staticmethod
     def load(file: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
-        return load(getattr(file, "name", file), map_location)
+        return load(getattr(file, "name", file), map_location, mmap=True)
 
 
 def _whole_copies(manager: Any) -> Any:

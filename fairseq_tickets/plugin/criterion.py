@@ -19,6 +19,7 @@ from fairseq.logging import meters, metrics
 from torch import Tensor, nn
 
 from fairseq_tickets.metrics import METRICS, task_score
+from fairseq_tickets.plugin import mixed_precision
 
 
 @dataclass
@@ -118,7 +119,9 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
     def logits(self, model: nn.Module, sample: dict[str, Any]) -> Tensor:
         """(batch, classes), float32 or wider."""
         _, head = self.task_and_head(sample)
-        logits, _ = model(**sample["net_input"], features_only=True, classification_head_name=head)
+        tokens = sample["net_input"]["src_tokens"]
+        with mixed_precision.autocast(self.task.precision, tokens.device.type):
+            logits, _ = model(**sample["net_input"], features_only=True, classification_head_name=head)
         wide: Tensor = logits if logits.dtype == torch.float64 else logits.float()
         return wide
 

@@ -14,7 +14,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -27,6 +27,7 @@ from torch import nn
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape
+from fairseq_tickets.plugin import mixed_precision
 from fairseq_tickets.plugin.model import COMPACT, TicketForm, TicketRobertaModel
 from fairseq_tickets.plugin.multitask_criterion import TicketMultitaskCriterion
 from fairseq_tickets.plugin.multitask_data import (
@@ -77,6 +78,13 @@ class TicketMultitaskConfig(FairseqDataclass):
     task_temperature: float = field(
         default=2.0, metadata={"help": "T of --task-sampling temperature: shares are as n^(1/T), n examples"}
     )
+    precision: str = field(
+        default=mixed_precision.AUTO,
+        metadata={
+            "help": "what the model runs in: 'float32', 'bf16' or (GPUs) 'float16'; losses, optimizer state and saved "
+            "weights stay float32. 'auto' = float32, or with --amp bf16 on a CPU and float16 on a GPU"
+        },
+    )
     init_token: Optional[int] = field(default=0, metadata={"help": "token put before each example; 0 is <s>"})
     separator_token: Optional[int] = field(
         default=None, metadata={"help": "token put before the second sentence: 2 (</s>) for RoBERTa, none for BERT"}
@@ -97,6 +105,10 @@ class TicketMultitaskConfig(FairseqDataclass):
     seed: int = II("common.seed")
     max_epoch: int = II("optimization.max_epoch")
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    amp: bool = II("common.amp")
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
+    cpu: bool = II("common.cpu")
 
 
 @register_task("ticket_multitask", dataclass=TicketMultitaskConfig)
@@ -253,6 +265,11 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
             logger.info(f"weight remaining, {name}: {100 * share:.1f} %" + (f" ({what})" if what else ""))
         return tickets
 
+    @cached_property
+    def precision(self) -> str:
+        """As that of a single task."""
+        return mixed_precision.chosen_precision(self.cfg)
+
     def build_criterion(self, cfg: Any) -> TicketMultitaskCriterion:
         """The criterion `ticket_sentence_prediction` for several tasks.
 
@@ -262,6 +279,7 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         name = getattr(cfg, "_name", None)
         if name != CRITERION:
             raise UserError(f"--criterion {name} knows one task only; --task ticket_multitask needs {CRITERION}")
+        mixed_precision.settle(cfg, self.precision, mixed_precision.device_type(self.cfg.cpu))
         return TicketMultitaskCriterion(cfg, self)
 
     def gate(self, model: nn.Module, name: str) -> None:

@@ -11,6 +11,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional
 
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from fairseq_tickets.data.subset import nested_subset
 from fairseq_tickets.dominant_ticket.columns import apply_ticket as apply_columns
 from fairseq_tickets.dominant_ticket.updates import parts_of, trainable_slices
-from fairseq_tickets.encoder_layer import encoder_layers
+from fairseq_tickets.encoder_layer import RECOMPUTE, encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
 from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION
@@ -74,6 +75,27 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
             "model as it is (always so for other archs) and needs --optimizer ticket"
         },
     )
+    precision: str = field(
+        default=mixed_precision.AUTO,
+        metadata={
+            "help": "what the model runs in: 'float32', 'bf16' or (GPUs) 'float16'; losses, optimizer state and saved "
+            "weights stay float32. 'auto' = float32, or with --amp bf16 on a CPU and float16 on a GPU"
+        },
+    )
+    frozen_precision: str = field(
+        default=mixed_precision.AUTO,
+        metadata={
+            "help": "dominant ticket, route 'columns': what frozen weights are kept in, 'float32' or 'bf16' (half the "
+            "memory; checkpoints hold the exact ones all the same). 'auto' = as --precision, float32 under float16"
+        },
+    )
+    recompute_attention: str = field(
+        default="auto",
+        metadata={
+            "help": "dominant ticket, route 'columns', on a CPU: 'always' works attention weights out again in the "
+            "backward pass in place of keeping them, 'never' keeps them, 'auto' keeps them for short batches"
+        },
+    )
     random_elements: Optional[float] = field(
         default=None,
         metadata={
@@ -118,6 +140,10 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
         default=None, metadata={"help": f"comma-separated metrics of the task, from {', '.join(METRICS)}"}
     )
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    amp: bool = II("common.amp")
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
+    cpu: bool = II("common.cpu")
 
 
 @register_task("ticket_sentence_prediction", dataclass=TicketSentencePredictionConfig)
@@ -262,8 +288,18 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             self.state.merge_state_dict(delta_state(model, self.cfg.ticket, base))
         return parts
 
+    @cached_property
+    def precision(self) -> str:
+        """What the model runs in: "float32", "bf16" or "float16".
+
+        Raises:
+            UserError: the options ask for what can't be; see `mixed_precision.chosen_precision`.
+        """
+        return mixed_precision.chosen_precision(self.cfg)
+
     def build_criterion(self, cfg: Any) -> Any:
         """Keep hold of the criterion: a penalty acts around the optimizer's step."""
+        mixed_precision.settle(cfg, self.precision, mixed_precision.device_type(self.cfg.cpu))
         self._criterion = super().build_criterion(cfg)
         return self._criterion
 
@@ -301,7 +337,11 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         if isinstance(model, TicketRobertaModel) and self.cfg.ticket_route == COLUMNS:
             ticket.validate_for(model.ticket_encoder.shape, f"ticket {path}")
             model.encoder.requires_grad_(False)
-            apply_columns(encoder_layers(model), ticket)
+            kept_in = mixed_precision.frozen_dtype(str(self.cfg.frozen_precision), self.precision)
+            recompute = str(self.cfg.recompute_attention)
+            if recompute not in RECOMPUTE:
+                raise UserError(f"--recompute-attention {recompute} is unknown; choose from {', '.join(RECOMPUTE)}")
+            apply_columns(encoder_layers(model), ticket, kept_in, recompute)
             return None
         return parts_of(trainable_slices(model.named_parameters(), ticket))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from fairseq_tickets.cli import main
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import parse
+from fairseq_tickets.plugin import mixed_precision
 from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion as Criterion
 
 from . import toy
@@ -128,6 +129,9 @@ def amp_on_the_cpu(dtype: torch.dtype | None, overflow_at: int | None = None) ->
 
     with (
         mock.patch.multiple(torch.cuda.amp, GradScaler=lambda **_: scaler, autocast=autocast),
+        mock.patch.multiple(
+            mixed_precision, device_type=lambda cpu: "cuda", autocast=lambda precision, device: autocast(True)
+        ),
         mock.patch.object(scaler, "unscale_", unscaled),
     ):
         yield scales
