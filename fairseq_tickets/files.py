@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,23 +27,24 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path; rename it to `path` when the block succeeds, remove it when it fails.
 
     The temporary file is in the folder of `path`, which is made if missing. Data are flushed to disk before the
-    rename, so after a crash `path` holds either its old content or the new, never a part.
+    rename, so after a crash `path` holds either its old content or the new, never a part. Temporary files that killed
+    processes left for the same `path` are removed.
 
     Raises:
         UserError: the folder can't be made, the file can't be written, or the disk is full.
     """
     target = Path(path)
     temporary: Path | None = None
+    claim = -1
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        _remove_abandoned(target)
+        claim, temporary = _claimed_file(target)
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        temporary.chmod(new_file_mode())
+        sync(temporary)
         os.replace(temporary, target)
+        sync(target.parent)
     except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -48,6 +52,28 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise UserError(f"cannot write {target}: {error.strerror or error}") from error
         raise
+    finally:
+        if claim >= 0:
+            os.close(claim)
+
+
+def sync(path: PathLike) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems can't flush a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def new_file_mode() -> int:
+    """Permissions that `open` gives a new file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def write_json(path: PathLike, content: Any) -> None:
@@ -117,7 +143,24 @@ def sha256(path: PathLike) -> str:
     return digest.hexdigest()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _claimed_file(target: Path) -> tuple[int, Path]:
+    """A new temporary file beside `target` and the open file that holds its lock."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another process took it for abandoned before it was locked
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove temporary files of `target` that nobody has locked: their writers were killed."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.tmp")
+    for name in filter(pattern.fullmatch, os.listdir(target.parent)):
+        with contextlib.suppress(OSError):  # locked, or gone meanwhile
+            handle = os.open(target.parent / name, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(target.parent / name)
+            finally:
+                os.close(handle)

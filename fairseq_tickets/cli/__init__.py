@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
+from fairseq_tickets.cli.signals import stop_signal, stoppable
 from fairseq_tickets.errors import UserError
 
 COMMANDS = {
@@ -63,12 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE_ERROR
     try:
-        return int(module.run(args))
+        with stoppable():
+            return int(module.run(args))
     except UserError as error:
         print(f"fairseq-tickets: error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        print("fairseq-tickets: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"fairseq-tickets: stopped by {signal.Signals(stop_signal(stop)).name}", file=sys.stderr)
+        return 128 + stop_signal(stop)
     except BrokenPipeError:
         return 1

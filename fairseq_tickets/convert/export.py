@@ -23,13 +23,13 @@ from fairseq_tickets.convert.shape import (
     recorded_options,
 )
 from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer
-from fairseq_tickets.convert.staging import staged_folder
 from fairseq_tickets.convert.to_huggingface import to_huggingface
 from fairseq_tickets.convert.tokenizer import export_tokenizer
 from fairseq_tickets.convert.under_ticket import dense_model
 from fairseq_tickets.convert.vocabulary import read_dictionary
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, write_json
+from fairseq_tickets.folders import filled_folder
 
 FAIRSEQ_FILES = ("dict.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES)
 
@@ -85,7 +85,7 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
     if str(output).endswith(".pt"):
         save(content, Path(output))
         return report
-    with staged_folder(output, owned=FAIRSEQ_FILES) as stage:
+    with filled_folder(output, "model.pt", FAIRSEQ_FILES) as stage:
         if tokenizer is None:
             report.notes.append("no dict.txt was written, and from_pretrained needs one: give --tokenizer DIR")
         else:
@@ -135,7 +135,7 @@ def export_huggingface(
     named, settings = to_huggingface(tensors, config, chosen, labels)
     if chosen is not None:
         report.notes.append("transformers' RoBERTa classifier has no language-model head; it was left out")
-    with staged_folder(output, owned=TOKENIZER_FILES) as stage:
+    with filled_folder(output, "config.json", TOKENIZER_FILES) as stage:
         if tokenizer is None:
             report.notes.append("no tokenizer was written: give --tokenizer DIR, the folder that import wrote")
         else:

@@ -9,9 +9,9 @@ from typing import Any
 from fairseq_tickets.convert.huggingface import BERT_TYPES, architecture_of, to_fairseq
 from fairseq_tickets.convert.shape import ModelConfig, count_parameters, fairseq_checkpoint
 from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer, read_source
-from fairseq_tickets.convert.staging import staged_folder
 from fairseq_tickets.convert.vocabulary import Dictionary, Vocabulary, read_vocabulary, write_dictionary
 from fairseq_tickets.files import PathLike, sha256, write_json
+from fairseq_tickets.folders import filled_folder
 
 
 @dataclass
@@ -53,7 +53,7 @@ def import_folder(source: PathLike, output: PathLike) -> ImportReport:
     architecture = architecture_of(read.config)
     vocabulary = read_vocabulary(read.folder, bert=architecture in BERT_TYPES)
     converted = to_fairseq(read.tensors, read.config, vocabulary)
-    with staged_folder(output, owned=TOKENIZER_FILES) as stage:
+    with filled_folder(output, "import.json", TOKENIZER_FILES) as stage:
         tokenizer = copy_tokenizer(read.folder, stage)
         write_dictionary(stage / "dict.txt", converted.dictionary.symbols)
         save(fairseq_checkpoint(converted.tensors, converted.config), stage / "model.pt")

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq_tickets.data.binary import SPECIALS, Vocabulary, write_binary, write_labels, write_scores
-from fairseq_tickets.data.folder import TASK_FILE, TASK_FORMAT, check_target, new_folder
+from fairseq_tickets.data.folder import TASK_FILE, TASK_FORMAT, may_replace
 from fairseq_tickets.data.readers import Examples, check_mostly_good, read_examples
 from fairseq_tickets.data.subset import nested_subset, subset_size
 from fairseq_tickets.data.tasks import TaskSpec
@@ -34,6 +34,7 @@ from fairseq_tickets.data.tokenization import (
 )
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import sha256
+from fairseq_tickets.folders import new_folder
 
 VERSION = 1
 NO_TOKENS = "no tokens"
@@ -73,7 +74,7 @@ def prepare(
     Raises:
         UserError: bad files, options that don't fit, a tokenizer and a dictionary that don't belong together.
     """
-    check_target(output, overwrite)
+    may_replace(output, overwrite)  # before any work
     if (tokenizer is None) == (sentencepiece_size is None):
         raise UserError("give either --tokenizer or --train-sentencepiece")
     if sentencepiece_size is not None and dictionary is not None:
@@ -96,7 +97,7 @@ def prepare(
         "regression_range": _finite_range(spec.score_range),
         "partial": any(count < spec.official.get(split, 0) for split, count in full.items()),
     }
-    with new_folder(output, overwrite) as folder:
+    with new_folder(output, lambda: may_replace(output, overwrite)) as folder:
         inside = folder / "input0" / "dict.txt"
         inside.parent.mkdir()
         if chosen is None:

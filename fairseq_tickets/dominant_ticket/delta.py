@@ -70,14 +70,14 @@ def make_delta(tensors: Mapping[str, Tensor], ticket: DominantTicket, base: str)
 
 def save_delta(path: PathLike, delta: Delta) -> None:
     """Write a delta file; whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {f"layers.{layer}.{m}.columns": values for (layer, m), values in delta.columns.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in {**tensors, **delta.heads}.items()}
     ticket = json.dumps(delta.ticket.to_json(), allow_nan=False)
     metadata = {"format": FORMAT, "version": VERSION, "ticket": ticket, "base": delta.base}
     with atomic_write(path) as temporary:
-        save_file(tensors, str(temporary), metadata=metadata)
+        temporary.write_bytes(save(tensors, metadata))  # save_file renames files of its own
 
 
 def load_delta(path: PathLike) -> Delta:

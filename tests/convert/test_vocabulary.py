@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_tickets.convert.staging import staged_folder
 from fairseq_tickets.convert.vocabulary import (
     Vocabulary,
     make_dictionary,
@@ -124,29 +123,3 @@ def test_xlmr_sentencepiece_numbers_are_those_of_transformers(tmp_path: Path) ->
     assert pieces[:3] == ["<unk>", "<s>", "</s>"]
     assert read.words == ["<s>", "<pad>", "</s>", "<unk>", *pieces[3:], "<mask>"]
     assert not make_dictionary(read, len(read.words)).reordered
-
-
-def test_a_staged_folder_is_whole_or_untouched(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "a").write_text("old")
-    with pytest.raises(UserError, match="cannot write .*out: No space left"), staged_folder(target) as stage:
-        (stage / "a").write_text("new")
-        raise OSError(28, "No space left on device")
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"] and (target / "a").read_text() == "old"
-    with staged_folder(target) as stage:
-        (stage / "a").write_text("new")
-    assert (target / "a").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_files_of_an_earlier_model_do_not_stay(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    for name in ("vocab.txt", "dict.txt", "notes"):
-        (tmp_path / "out" / name).write_text("old")
-    with staged_folder(tmp_path / "out", owned=["vocab.txt", "dict.txt", "vocab.json"]) as stage:
-        (stage / "dict.txt").write_text("new")
-        (stage / "dict.txt").chmod(0o600)
-    left = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
-    assert left == {"dict.txt": "new", "notes": "old"}
-    (tmp_path / "plain").touch()
-    assert (tmp_path / "out" / "dict.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
