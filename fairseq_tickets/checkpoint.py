@@ -23,7 +23,7 @@ from torch import Tensor
 from fairseq_tickets import safe_pickle
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, atomic_write
-from fairseq_tickets.parameters import is_dead_copy
+from fairseq_tickets.parameters import current_names, is_dead_copy
 
 ZIP_START, PICKLE_START = b"PK\x03\x04", b"\x80"
 STALE_SECONDS = 600
@@ -34,7 +34,8 @@ MEMORY_MAPPING = "mmap" in (torch.load.__kwdefaults__ or {}) or "mmap" in torch.
 def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
     """The dictionary in a checkpoint written by fairseq (any age) or PyTorch; {"model": tensors} from safetensors.
 
-    `args` is an argparse.Namespace or None, `cfg` a plain dictionary, also where an omegaconf object was pickled.
+    `args` is an argparse.Namespace or None, `cfg` a plain dictionary, also where an omegaconf object was pickled. The
+    names under "model" are those of fairseq 0.12.2, whatever naming the file has (`parameters.current_names`).
 
     Args:
         mmap: leave the tensors in the file until they are used, where PyTorch can (>= 2.1, files since 1.6).
@@ -45,7 +46,7 @@ def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False) -> dict[
     path = Path(path)
     start = _first_bytes(path)
     if path.suffix == ".safetensors":
-        return {"model": _load_safetensors(path)}
+        return {"model": _named(path, _load_safetensors(path))}
     if not start.startswith((ZIP_START, PICKLE_START)):
         raise UserError(f"{path} is not a PyTorch checkpoint")
     if start.startswith(ZIP_START) and not zipfile.is_zipfile(path):
@@ -71,6 +72,8 @@ def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False) -> dict[
     for key in ("args", "cfg"):
         if key in content:
             content[key] = safe_pickle.plain(content[key])
+    if isinstance(content.get("model"), Mapping):
+        content["model"] = _named(path, content["model"])
     return content
 
 
@@ -164,6 +167,13 @@ def _load_allowed(path: Path, named: set[str], options: dict[str, Any]) -> Any:
     allowed: list[Any] = [(value, name) for name, value in safe_pickle.allowed_globals(named).items()]
     with torch.serialization.safe_globals(allowed):
         return torch.load(path, weights_only=True, **options)
+
+
+def _named(path: Path, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return current_names(model)
+    except UserError as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}") from error
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -21,6 +21,10 @@ LARGEST = 1 << 20  # of a model's layers, heads and widths: ten times the larges
 EMBEDDINGS = ("encoder.sentence_encoder.embed_tokens.weight", "encoder.sentence_encoder.embed_positions.weight")
 
 _MATRIX = re.compile(r"layers\.(\d+)\.(?:self_attn\.)?(q_proj|k_proj|v_proj|out_proj|fc1|fc2)\.(weight|bias)$")
+_LAYER = r"(encoder\.sentence_encoder\.layers\.\d+\.)"
+_JOINT = re.compile(_LAYER + r"self_attn\.in_proj_(weight|bias)$")
+_OLD_NORM = re.compile(_LAYER + r"layer_norms\.([01])\.")
+_NORMS = ("self_attn_layer_norm", "final_layer_norm")
 _DEAD_COPY = re.compile(r"layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$")
 
 
@@ -81,6 +85,42 @@ def matrix_name(layer: int, matrix: str, kind: str = "weight") -> str:
 def is_dead_copy(name: str) -> bool:
     """True for the second, meaningless copy of a layer weight that stock fairseq 0.12.2 keeps and saves."""
     return _DEAD_COPY.search(name) is not None
+
+
+def current_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """A RoBERTa's tensors under the names that fairseq 0.12.2 gives them; those of today pass through, in their order.
+
+    The released RoBERTa files are older: the encoder was called `decoder`, its first layer norm `emb_layer_norm`, and
+    q, k and v were one matrix `in_proj_weight`, in that order; before that, a layer's norms were `layer_norms.0` and
+    `.1`. fairseq renames them when a model loads (`upgrade_state_dict`), which is too late for whoever reads the file.
+
+    Raises:
+        UserError: a parameter is there under two names, or a joint matrix isn't three of one size.
+    """
+    old_root = any(name.startswith("decoder.sentence_encoder.") for name in tensors)
+    found: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        new = name
+        if old_root and name.startswith("decoder."):
+            new = "encoder." + name[len("decoder.") :]
+        if new.startswith("encoder.sentence_encoder."):
+            new = new.replace(".emb_layer_norm.", ".layernorm_embedding.")
+            new = _OLD_NORM.sub(lambda match: f"{match[1]}{_NORMS[int(match[2])]}.", new)
+        joint = _JOINT.match(new)
+        if joint is None:
+            parts = {new: tensor}
+        elif tensor.dim() == 0 or tensor.shape[0] % 3:
+            raise UserError(
+                f"{name} is {tuple(tensor.shape)}; it holds q, k and v, so its rows must be a multiple of 3"
+            )
+        else:
+            names = (f"{joint[1]}self_attn.{projection}_proj.{joint[2]}" for projection in "qkv")
+            parts = dict(zip(names, tensor.chunk(3)))
+        for part in parts:
+            if part in found or (part != name and part in tensors):
+                raise UserError(f"{part} is there twice, once under its old name {name}")
+        found.update(parts)
+    return found
 
 
 def model_shape(tensors: Mapping[str, Any], heads: int) -> ModelShape:

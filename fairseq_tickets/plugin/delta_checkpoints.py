@@ -28,6 +28,7 @@ from fairseq_tickets.parameters import parse
 from fairseq_tickets.tickets import DominantTicket, load_dominant_ticket, ticket_from_json
 
 SUFFIX = ".safetensors"
+MARKERS = (".version", "._float_tensor")  # fairseq's: no weights, and not in every checkpoint
 
 
 def delta_state(model: nn.Module, ticket: str | None, base: str | None) -> dict[str, Any]:
@@ -155,8 +156,10 @@ def _fingerprint(base: str, modified: int, size: int) -> str:
 
 def _check_frozen(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor], ticket: DominantTicket, path: str) -> None:
     for name, tensor in tensors.items():
-        if is_head(name) or name not in base:
+        if is_head(name) or name.endswith(MARKERS):
             continue
+        if name not in base:
+            raise UserError(f"--delta-checkpoints: the base {path} lacks {name}, so a delta of it can't hold the model")
         expected, role = base[name], parse(name)
         dims = ticket.dimensions[role.matrix][role.layer] if role is not None else []
         if role is not None and role.kind == "weight" and tensor.dtype == expected.dtype:

@@ -266,7 +266,7 @@ class TicketEncoder(TransformerEncoder):
         return SuperTicket(self.shape, self.ticket_heads.tolist(), self.ticket_ffn.tolist())
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        """Make a loaded state dict fit, in place: old names, dead copies, the ticket in it, dense weights to slice.
+        """Make a loaded state dict fit, in place: dead copies, the ticket in it, dense weights to slice.
 
         Raises:
             UserError: another shape or vocabulary, or trained under another ticket.
@@ -274,7 +274,6 @@ class TicketEncoder(TransformerEncoder):
         prefix = f"{name}." if name else ""
         for key in [key for key in state_dict if is_dead_copy(key)]:
             del state_dict[key]
-        _split_joint_projections(state_dict, prefix)
         state_dict.setdefault(f"{prefix}version", self.version)
         present = self._adopt_ticket(state_dict, prefix)
         self._slice(state_dict, prefix, present)
@@ -355,14 +354,6 @@ def _check_within(ticket: SuperTicket, saved: SuperTicket) -> None:
             f"--ticket keeps what the checkpoint no longer has ({lost[0]}): it is in the ticket of none of the tasks "
             "that the checkpoint was trained on; use one of their tickets, or start from the pre-trained model"
         )
-
-
-def _split_joint_projections(state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Checkpoints before 2019-11 hold q, k and v as one matrix `self_attn.in_proj_weight`, in that order."""
-    for key in [key for key in state_dict if key.startswith(prefix) and ".self_attn.in_proj_" in key]:
-        parent, kind = key.split("in_proj_")
-        for projection, part in zip(("q_proj", "k_proj", "v_proj"), state_dict.pop(key).chunk(3)):
-            state_dict[f"{parent}{projection}.{kind}"] = part
 
 
 def _check_shapes(encoder: TicketEncoder, state_dict: Mapping[str, Tensor], prefix: str) -> None:

@@ -136,21 +136,6 @@ def test_checkpoint_of_another_shape_is_refused_by_name(changes: dict[str, int],
         toy.ticket_roberta().load_state_dict(toy.stock_roberta(**changes).state_dict())
 
 
-def test_joint_projections_of_old_checkpoints() -> None:
-    stock = toy.stock_roberta()
-    old = {k: v for k, v in stock.state_dict().items() if "_proj.weight" not in k or "out_proj" in k}
-    old = {k: v for k, v in old.items() if "_proj.bias" not in k or "out_proj" in k}
-    for index in range(toy.LAYERS):
-        at = f"encoder.sentence_encoder.layers.{index}.self_attn."
-        for kind in ("weight", "bias"):
-            parts = [stock.state_dict()[f"{at}{p}_proj.{kind}"] for p in "qkv"]
-            old[f"{at}in_proj_{kind}"] = torch.cat(parts)
-    new, same = toy.ticket_roberta(), toy.ticket_roberta()
-    new.load_state_dict(old)
-    same.load_state_dict(stock.state_dict())
-    torch.testing.assert_close(logits(new.eval()), logits(same.eval()), rtol=0, atol=0)
-
-
 def test_gates_can_be_set_per_task_and_opened_again() -> None:
     model = toy.ticket_roberta()
     toy.randomise(model)

@@ -101,6 +101,20 @@ def write_checkpoint(path: Path, model: Any, **changes: Any) -> Path:
     return path
 
 
+def old_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same weights as the released RoBERTa files name them."""
+    old = {}
+    for name, tensor in tensors.items():
+        if "_proj." in name and "out_proj" not in name:
+            at, projection, kind = name.replace("encoder.", "decoder.", 1).rsplit(".", 2)
+            if projection == "q_proj":
+                old[f"{at}.in_proj_{kind}"] = torch.cat([tensors[name.replace("q_proj", f"{p}_proj")] for p in "qkv"])
+        else:
+            new = name if name.startswith("classification") else name.replace("encoder.", "decoder.", 1)
+            old[new.replace("layernorm_embedding", "emb_layer_norm")] = tensor
+    return old
+
+
 def write_data(
     folder: Path,
     train: int = 24,
