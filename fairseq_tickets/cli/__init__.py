@@ -12,7 +12,7 @@ from fairseq_tickets.cli.signals import stop_signal, stoppable
 from fairseq_tickets.errors import UserError
 
 COMMANDS = {
-    "import": ("import_", "turn a Hugging Face folder into a fairseq checkpoint, dictionary and tokenizer"),
+    "import": ("import_", "turn a Hugging Face folder into a fairseq checkpoint, or a peft adapter into a delta"),
     "prepare": ("prepare", "turn GLUE-layout files into fairseq binary data"),
     "importance": ("importance", "score every attention head and FFN of a fine-tuned model"),
     "prune": ("prune", "turn scores into a super ticket"),
@@ -23,7 +23,7 @@ COMMANDS = {
     "run": ("run", "run a whole experiment of a paper from a protocol file; resumable"),
     "table": ("table", "make the papers' tables from result files"),
     "plot": ("plot", "make the papers' figures from result and ticket files"),
-    "export": ("export", "write a plain dense checkpoint, a Hugging Face folder or a small delta file"),
+    "export": ("export", "write a plain dense checkpoint, a Hugging Face folder, a small delta file or a peft adapter"),
     "demo": ("demo", "the whole road on an embedded model and data: what `make demo` runs"),
     "user-dir": ("user_dir", "print the folder for fairseq-train --user-dir"),
     "doctor": ("doctor", "print versions, what is patched, and what is wrong with advice"),

