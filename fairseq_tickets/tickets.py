@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json, write_json
 from fairseq_tickets.parameters import MATRICES, ModelShape
@@ -36,15 +37,14 @@ class SuperTicket:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.heads) != self.shape.layers or any(len(row) != self.shape.heads for row in self.heads):
-            raise UserError(
-                f"super ticket: heads must be {self.shape.layers} lists of {self.shape.heads} numbers (layers x heads)"
-            )
-        if len(self.ffn) != self.shape.layers:
-            raise UserError(f"super ticket: ffn must be one number for each of the {self.shape.layers} layers")
+        layers, heads = self.shape.layers, self.shape.heads
+        if not _is_table(self.heads, layers) or any(len(row) != heads for row in self.heads):
+            raise UserError(f"super ticket: heads must be {layers} lists of {heads} numbers (layers x heads)")
+        if not isinstance(self.ffn, list) or len(self.ffn) != layers:
+            raise UserError(f"super ticket: ffn must be one number for each of the {layers} layers")
         for value in [*self.ffn, *(v for row in self.heads for v in row)]:
-            if isinstance(value, bool) or value not in (0, 1):
-                raise UserError(f"super ticket: {value!r} is neither 1 (kept) nor 0 (pruned)")
+            if not is_whole(value, 0, 1):
+                raise UserError(f"super ticket: {shown(value)} is neither 1 (kept) nor 0 (pruned)")
 
     @classmethod
     def full(cls, shape: ModelShape) -> SuperTicket:
@@ -100,26 +100,43 @@ class DominantTicket:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if set(self.dimensions) != set(MATRICES):
-            raise UserError(f"dominant ticket: dimensions must name exactly {', '.join(MATRICES)}")
-        for matrix in MATRICES:
-            rows = self.dimensions[matrix]
-            if len(rows) != self.shape.layers:
-                raise UserError(f"dominant ticket: {matrix} must have one list for each of {self.shape.layers} layers")
+        self._check_table("dimensions", self.dimensions)
+        for layer, matrix, row in self.items():
             bias = self.shape.in_features(matrix)
-            for layer, row in enumerate(rows):
-                for index in row:
-                    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= bias:
-                        raise UserError(
-                            f"dominant ticket: layer {layer}, {matrix}: dimension {index!r} is out of range; "
-                            f"it must be 0 to {bias} ({bias} is the bias)"
-                        )
-                if len(set(row)) != len(row):
-                    raise UserError(f"dominant ticket: layer {layer}, {matrix}: a dimension is listed twice in {row}")
-        if self.counts is not None:
-            lengths = {m: [len(row) for row in self.dimensions[m]] for m in MATRICES}
-            if {m: [len(row) for row in rows] for m, rows in self.counts.items()} != lengths:
-                raise UserError("dominant ticket: counts must have the same layout as dimensions")
+            for index in row:
+                if not is_whole(index, 0, bias):
+                    raise UserError(
+                        f"dominant ticket: layer {layer}, {matrix}: dimension {shown(index)} is out of range; "
+                        f"it must be 0 to {bias} ({bias} is the bias)"
+                    )
+            if len(set(row)) != len(row):
+                raise UserError(
+                    f"dominant ticket: layer {layer}, {matrix}: a dimension is listed twice in {shown(row)}"
+                )
+        if self.counts is None:
+            return
+        self._check_table("counts", self.counts)
+        for layer, matrix, row in self.items():
+            counts, most = self.counts[matrix][layer], self.shape.out_features(matrix)
+            if len(counts) != len(row):
+                raise UserError(
+                    f"dominant ticket: layer {layer}, {matrix}: counts must have the same layout as dimensions"
+                )
+            for count in counts:
+                if not is_whole(count, 0, most):
+                    raise UserError(
+                        f"dominant ticket: layer {layer}, {matrix}: the count {shown(count)} must be a whole number "
+                        f"from 0 to {most}, the parameters of a dimension"
+                    )
+
+    def _check_table(self, name: str, table: Any) -> None:
+        if not isinstance(table, Mapping) or set(table) != set(MATRICES):
+            raise UserError(f"dominant ticket: {name} must name exactly {', '.join(MATRICES)}")
+        for matrix in MATRICES:
+            if not _is_table(table[matrix], self.shape.layers):
+                raise UserError(
+                    f"dominant ticket: {name}: {matrix} must have one list for each of {self.shape.layers} layers"
+                )
 
     def validate_for(self, shape: ModelShape, source: str) -> None:
         """Raise UserError unless the ticket fits a model of `shape`; `source` names the ticket in the message."""
@@ -190,38 +207,28 @@ def ticket_from_json(content: Any, source: str) -> Ticket:
     """Ticket from the content of its file; `source` names it in errors."""
     if not isinstance(content, Mapping) or content.get("format") not in (SUPER_FORMAT, DOMINANT_FORMAT):
         raise UserError(f"{source} is not a ticket file: its format must be {SUPER_FORMAT} or {DOMINANT_FORMAT}")
-    if content.get("version") != VERSION:
-        raise UserError(f"{source}: ticket version {content.get('version')!r} is unknown; this package reads {VERSION}")
+    version = content.get("version")
+    if not is_whole(version, VERSION, VERSION):
+        raise UserError(f"{source}: ticket version {shown(version)} is unknown; this package reads {VERSION}")
+    kind = content["format"]
+    for name in ("model", "heads", "ffn") if kind == SUPER_FORMAT else ("model", "dimensions"):
+        if name not in content:
+            raise UserError(f"{source}: the ticket lacks {name!r}")
+    provenance = content.get("provenance", {})
+    if not isinstance(provenance, Mapping):
+        raise UserError(f"{source}: provenance is {shown(provenance)}; it must be an object")
     try:
-        shape = _shape(content["model"])
-        provenance = dict(content.get("provenance", {}))
-        if content["format"] == SUPER_FORMAT:
-            return SuperTicket(shape, [list(row) for row in content["heads"]], list(content["ffn"]), provenance)
-        counts = content.get("counts")
-        return DominantTicket(
-            shape,
-            _rows(content["dimensions"]),
-            None if counts is None else _rows(counts),
-            provenance,
-        )
+        shape = ModelShape.from_json(content["model"])
+        if kind == SUPER_FORMAT:
+            return SuperTicket(shape, content["heads"], content["ffn"], dict(provenance))
+        return DominantTicket(shape, content["dimensions"], content.get("counts"), dict(provenance))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    except KeyError as error:
-        raise UserError(f"{source}: the ticket lacks {error}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{source}: the ticket is malformed: {error}") from error
 
 
-def _rows(table: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[list[int]]]:
-    return {matrix: [list(row) for row in rows] for matrix, rows in table.items()}
-
-
-def _shape(model: Mapping[str, int]) -> ModelShape:
-    shape = ModelShape(*(model[name] for name in ModelShape._fields))
-    for name, value in shape._asdict().items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"model.{name} is {value!r}; it must be a whole number of at least 1")
-    return shape
+def _is_table(rows: Any, layers: int) -> bool:
+    """True for one list a layer."""
+    return isinstance(rows, list) and len(rows) == layers and all(isinstance(row, list) for row in rows)
 
 
 def _same_shape(ticket: ModelShape, model: ModelShape, source: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: no plots")
 
 from fairseq_tickets.cli import main
+from fairseq_tickets.scores import ImportanceScores
 from tests.analysis.samples import SMALL, single_task_runs, skeleton_ticket, super_ticket, write
 
 
@@ -17,7 +18,7 @@ def files(tmp_path, monkeypatch):
     write(tmp_path / "results", single_task_runs(("RTE",), seeds=2))
     skeleton_ticket(SMALL, 1).save("dominant.json")
     super_ticket(SMALL, [[1] * 4] * 3, [1] * 3).save("super.json")
-    np.savez(tmp_path / "rte.npz", heads=np.ones((3, 4)), ffn=np.ones(3))
+    ImportanceScores(np.ones((3, 4)), np.ones(3), 1).save("rte.npz")
     return tmp_path
 
 

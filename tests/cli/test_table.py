@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fairseq_tickets.cli import main
+from fairseq_tickets.scores import ImportanceScores
 from tests.analysis.samples import SMALL, result, single_task_runs, super_ticket, write
 
 
@@ -17,7 +18,7 @@ def files(tmp_path, monkeypatch):
     write(tmp_path / "results", single_task_runs(("RTE", "MRPC"), seeds=2))
     super_ticket(SMALL, [[1] * 4] * 3, [1] * 3, task="RTE").save("one.json")
     super_ticket(SMALL, [[1, 0, 0, 0]] * 3, [1, 1, 0], task="MRPC").save("two.json")
-    np.savez(tmp_path / "rte.npz", heads=np.ones((3, 4)), ffn=np.ones(3))
+    ImportanceScores(np.ones((3, 4)), np.ones(3), 1).save("rte.npz")
     return tmp_path
 
 
