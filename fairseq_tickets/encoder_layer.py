@@ -34,6 +34,8 @@ class SelfAttention(nn.Module):
         kept_heads: original indices of the heads still there, rising.
         head_gate: None, or a tensor broadcastable to (batch, tokens, kept heads) that multiplies each head's output
             before W^O. A buffer that is not saved.
+        position_bias: None, or (1, heads, tokens, tokens), added to the scores of every example; see
+            relative_position.py. Set by the encoder for each forward pass.
         recompute: one of RECOMPUTE: keep no attention weights for the backward pass, but work them out again; "auto"
             does so from RECOMPUTE_FROM tokens on, where they would be most of what the layer keeps. On a CPU alone:
             a GPU's fused kernel keeps none in any case.
@@ -48,6 +50,7 @@ class SelfAttention(nn.Module):
         self.kept_heads = list(range(num_heads))
         self.dropout = dropout
         self.recompute = "auto"
+        self.position_bias: Tensor | None = None
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
@@ -77,6 +80,9 @@ class SelfAttention(nn.Module):
             for projection, y in ((self.q_proj, asking), (self.k_proj, x), (self.v_proj, x))
         )  # (batch, heads, tokens, head_dim)
         attend = None if padding_mask is None else padding_mask.logical_not()[:, None, None, :]
+        if self.position_bias is not None:
+            bias = self.position_bias[:, self.kept_heads, :tokens].to(q.dtype)
+            attend = bias if attend is None else bias.masked_fill(attend.logical_not(), float("-inf"))
         dropout = self.dropout if self.training else 0.0
         again = self.recompute == "always" or (self.recompute == "auto" and x.shape[0] >= RECOMPUTE_FROM)
         if again and dropout and not x.is_cuda and torch.is_grad_enabled():
@@ -217,7 +223,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None, dropout: 
     if _HAS_FUSED_ATTENTION:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=dropout)
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    if attend is not None:
+    if attend is not None and attend.dtype != torch.bool:
+        scores = scores + attend
+    elif attend is not None:
         scores = scores.masked_fill(attend.logical_not(), float("-inf"))
     return F.dropout(scores.softmax(-1), dropout) @ v
 

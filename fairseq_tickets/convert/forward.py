@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, HEADS, SENTENCE_ENCODER
+from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, HEADS, RELATIVE_BIAS, SENTENCE_ENCODER
 from fairseq_tickets.convert.shape import ModelConfig
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
 from fairseq_tickets.parameters import LAYERS_PREFIX
+from fairseq_tickets.relative_position import relative_position_bias
 
 PADDING = 1
 
@@ -46,6 +47,8 @@ def hidden_states(tensors: Mapping[str, Tensor], config: ModelConfig, tokens: Te
         ).eval()
         prefix = f"{LAYERS_PREFIX}{index}."
         layer.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
+        if RELATIVE_BIAS in tensors:
+            layer.self_attn.position_bias = relative_position_bias(tensors[RELATIVE_BIAS], tokens.shape[1])
         x = layer(x, padding)
     return x.transpose(0, 1)
 

@@ -1,6 +1,6 @@
-"""Hugging Face BERT, RoBERTa, XLM-R or MiniLM -> the weights of a fairseq RoBERTa and its dictionary.
+"""Hugging Face BERT, RoBERTa, XLM-R, MiniLM or MPNet -> the weights of a fairseq RoBERTa and its dictionary.
 
-All of them are the same post-norm encoder; three things differ, and each has an exact answer:
+All of them are the same post-norm encoder; four things differ, and each has an exact answer:
 
 - BERT adds the embedding of segment 0 to every token before the embedding layer norm: it is added into the
   word embeddings once. Segment 1 has no place in RoBERTa and is left behind.
@@ -8,6 +8,8 @@ All of them are the same post-norm encoder; three things differ, and each has an
   already.
 - fairseq's first four words are `<s> <pad> </s> <unk>` and `<mask>` is its last: rows of the word embedding
   move.
+- MPNet adds a learned bias to the attention scores (see relative_position.py): arch `ticket_roberta` has it where the
+  checkpoint does.
 
 Layer norms use the source's eps (1e-12 in BERT): it is recorded as `layernorm_eps`, which arch
 `ticket_roberta` obeys.
@@ -27,6 +29,7 @@ from fairseq_tickets.convert.names import (
     EMBED_TOKENS,
     HEADS,
     LM_HEAD,
+    RELATIVE_BIAS,
     SENTENCE_ENCODER,
     layer_to_fairseq,
     plain_hf_name,
@@ -36,7 +39,7 @@ from fairseq_tickets.convert.vocabulary import Dictionary, Vocabulary, make_dict
 from fairseq_tickets.errors import UserError
 
 BERT_TYPES = ("bert",)
-ROBERTA_TYPES = ("roberta", "xlm-roberta")
+ROBERTA_TYPES = ("roberta", "xlm-roberta", "mpnet")
 HEAD_NAME = "sentence_classification_head"  # fairseq's default
 _LM_HEAD_SEED = 0
 
@@ -98,6 +101,9 @@ def to_fairseq(tensors: Mapping[str, Tensor], config: Mapping[str, Any], vocabul
         if fairseq_name is not None:
             result[fairseq_name] = rest.pop(name)
 
+    if architecture_of(config) == "mpnet":
+        result[RELATIVE_BIAS] = _take(rest, "encoder.relative_attention_bias.weight")
+        notes.append("it has MPNet's relative position bias, which stock fairseq lacks: use arch ticket_roberta")
     model = config_from_hf(config, result[EMBED_POSITIONS].shape[0] - PADDING_ROWS)
     _check_shapes(result, model, config)
     if model["layernorm_eps"] != FAIRSEQ_EPS:
@@ -168,6 +174,8 @@ def _check_shapes(result: Mapping[str, Tensor], model: ModelConfig, config: Mapp
             expected[f"{prefix}{module}.bias"] = shape[:1]
         for module in ("self_attn_layer_norm", "final_layer_norm"):
             expected[f"{prefix}{module}.weight"] = expected[f"{prefix}{module}.bias"] = (embed,)
+    if RELATIVE_BIAS in result:
+        expected[RELATIVE_BIAS] = (model["relative_attention_buckets"], model["encoder_attention_heads"])
     for name, shape in expected.items():
         if name not in result:
             raise UserError(f"the source lacks the tensor for {name}, though config.json says the model has it")

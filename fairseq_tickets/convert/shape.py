@@ -8,7 +8,7 @@ from typing import Any, Union
 
 from torch import Tensor
 
-from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, LM_HEAD
+from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, LM_HEAD, RELATIVE_BIAS
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import LAYERS_PREFIX
 
@@ -16,6 +16,7 @@ FAIRSEQ_EPS = 1e-5  # stock fairseq's layer norms have no other
 PADDING_ROWS = 2  # fairseq's learned positions start at padding_idx + 1 = 2
 # the same functions under the same names on both sides, and what TicketEncoderLayer computes
 ACTIVATIONS = ("gelu", "relu", "tanh")
+MPNET_BUCKETS = 32  # whatever its config.json says, transformers' MPNet computes with so many
 _HEADS_BY_ARCH = {"roberta": 12, "roberta_base": 12, "roberta_large": 16, "xlmr": 12}
 ModelConfig = dict[str, Union[int, float, str, bool, None]]
 
@@ -52,10 +53,14 @@ def config_from_hf(config: Mapping[str, Any], positions: int) -> ModelConfig:
             "activation_fn": str(activation),
             "pooler_dropout": float(config.get("classifier_dropout") or 0.0),
         }
+        if config.get("model_type") == "mpnet":
+            model["relative_attention_buckets"] = int(config.get("relative_attention_num_buckets", MPNET_BUCKETS))
     except KeyError as error:
         raise UserError(f"config.json lacks {error}") from error
     except (TypeError, ValueError) as error:
         raise UserError(f"config.json: a size is not a number: {error}") from error
+    if model.get("relative_attention_buckets", MPNET_BUCKETS) != MPNET_BUCKETS:
+        raise UserError(f"config.json: relative_attention_num_buckets must be {MPNET_BUCKETS}, as transformers has it")
     if int(config["hidden_size"]) % max(int(config["num_attention_heads"]), 1):
         raise UserError("config.json: hidden_size must be a multiple of num_attention_heads")
     return model
@@ -82,8 +87,10 @@ def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:
         (t.shape[0] for n, t in tensors.items() if n.startswith(LAYERS_PREFIX) and n.endswith("fc1.weight")),
         None,
     )
+    bias = tensors.get(RELATIVE_BIAS)
     return {
         "_name": "ticket_roberta",
+        **({} if bias is None else {"relative_attention_buckets": bias.shape[0]}),
         "encoder_layers": len(layers),
         "encoder_embed_dim": embed_dim,
         "encoder_ffn_embed_dim": int(ffn or recorded.get("encoder_ffn_embed_dim", 4 * embed_dim)),
@@ -121,9 +128,9 @@ def fairseq_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig) -> di
     Only plain types, so that any PyTorch loads it with weights_only. `cfg.model` holds the shape under the
     names of arch `ticket_roberta`, but names stock `roberta`, which every fairseq can build; it passes over
     `layernorm_eps`. The optimizer history has one entry with no updates, since fairseq reads the last one
-    without asking.
+    without asking. A model with MPNet's position bias names `ticket_roberta`: stock RoBERTa would leave the bias out.
     """
-    model = {**config, "_name": "roberta"}
+    model = {**config, "_name": "ticket_roberta" if "relative_attention_buckets" in config else "roberta"}
     model["load_checkpoint_heads"] = False  # from_pretrained overwrites what is there, and adds nothing
     return {
         "args": None,

@@ -1,4 +1,4 @@
-"""Dense weights under fairseq's names -> tensors and config.json of Hugging Face's RoBERTa.
+"""Dense weights under fairseq's names -> tensors and config.json of Hugging Face's RoBERTa, or MPNet.
 
 Both classification heads are dropout, dense, tanh, dropout, out_proj on the first token: one to one.
 """
@@ -10,7 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, HEADS, LM_HEAD, SENTENCE_ENCODER, layer_to_hf
+from fairseq_tickets.convert.names import (
+    EMBED_POSITIONS,
+    EMBED_TOKENS,
+    HEADS,
+    LM_HEAD,
+    RELATIVE_BIAS,
+    SENTENCE_ENCODER,
+    layer_to_hf,
+)
 from fairseq_tickets.convert.shape import ACTIVATIONS, ModelConfig
 from fairseq_tickets.errors import UserError
 
@@ -28,33 +36,43 @@ def to_huggingface(
             f"activation_fn {config['activation_fn']!r} has no counterpart; known are {', '.join(ACTIVATIONS)}"
         )
     embed = int(config["encoder_embed_dim"] or 0)
-    named = {"roberta.embeddings.token_type_embeddings.weight": tensors[EMBED_TOKENS].new_zeros(1, embed)}
+    mpnet = RELATIVE_BIAS in tensors
+    base = "mpnet." if mpnet else "roberta."
+    named = (
+        {} if mpnet else {f"{base}embeddings.token_type_embeddings.weight": tensors[EMBED_TOKENS].new_zeros(1, embed)}
+    )
     plain = {
         EMBED_TOKENS: "embeddings.word_embeddings.weight",
         EMBED_POSITIONS: "embeddings.position_embeddings.weight",
         f"{SENTENCE_ENCODER}layernorm_embedding.weight": "embeddings.LayerNorm.weight",
         f"{SENTENCE_ENCODER}layernorm_embedding.bias": "embeddings.LayerNorm.bias",
+        RELATIVE_BIAS: "encoder.relative_attention_bias.weight",
     }
     for name, tensor in tensors.items():
-        theirs = plain.get(name) or layer_to_hf(name)
+        theirs = plain.get(name) or layer_to_hf(name, mpnet)
         if theirs is not None:
-            named["roberta." + theirs] = tensor
+            named[base + theirs] = tensor
     settings = _settings(tensors, config)
     if head is None:
         for name, tensor in tensors.items():
             if name.startswith(LM_HEAD) and name != LM_HEAD + "weight":
                 named["lm_head." + name[len(LM_HEAD) :]] = tensor
-        settings["architectures"] = ["RobertaForMaskedLM"]
+        settings["architectures"] = ["MPNetForMaskedLM" if mpnet else "RobertaForMaskedLM"]
     else:
         prefix = f"{HEADS}{head}."
         named.update({"classifier." + n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
         settings.update(_head_settings(named, embed, head, labels))
+        settings["architectures"] = [f"{'MPNet' if mpnet else 'Roberta'}ForSequenceClassification"]
     return {name: tensor.contiguous() for name, tensor in named.items()}, settings
 
 
 def _settings(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
+    bias = tensors.get(RELATIVE_BIAS)
+    family: dict[str, Any] = {"model_type": "roberta", "position_embedding_type": "absolute", "type_vocab_size": 1}
+    if bias is not None:
+        family = {"model_type": "mpnet", "relative_attention_num_buckets": bias.shape[0]}
     return {
-        "model_type": "roberta",
+        **family,
         "vocab_size": tensors[EMBED_TOKENS].shape[0],
         "hidden_size": config["encoder_embed_dim"],
         "num_hidden_layers": config["encoder_layers"],
@@ -65,8 +83,6 @@ def _settings(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, A
         "attention_probs_dropout_prob": config["attention_dropout"],
         "classifier_dropout": config["pooler_dropout"],
         "max_position_embeddings": tensors[EMBED_POSITIONS].shape[0],
-        "position_embedding_type": "absolute",
-        "type_vocab_size": 1,
         "layer_norm_eps": config["layernorm_eps"],
         "bos_token_id": 0,
         "pad_token_id": 1,
@@ -84,7 +100,6 @@ def _head_settings(named: Mapping[str, Tensor], embed: int, head: str, labels: S
     if len(names) != classes:
         raise UserError(f"{len(names)} label names for the {classes} classes of head {head!r}")
     return {
-        "architectures": ["RobertaForSequenceClassification"],
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
         "problem_type": "regression" if classes == 1 else "single_label_classification",

@@ -97,6 +97,8 @@ def _name_the_misfit(original: Any) -> Any:
             fault = misfit(state_dict, self.state_dict())
             if fault is None:
                 raise
+            if any(name.endswith("relative_attention_bias.weight") for name in state_dict):
+                fault += "; it has MPNet's relative position bias, which --arch ticket_roberta alone knows"
             raise UserError(f"the checkpoint does not fit the model: {fault}") from error
 
     return load_state_dict

@@ -19,6 +19,7 @@ SHAPE_KEYS = (
     "encoder_attention_heads",
     "max_positions",
     "layernorm_eps",
+    "relative_attention_buckets",
 )
 
 

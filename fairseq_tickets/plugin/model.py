@@ -33,6 +33,7 @@ from fairseq_tickets.plugin.multitask_state import (
     start_head,
 )
 from fairseq_tickets.plugin.trainable import note_parts
+from fairseq_tickets.relative_position import RelativePositionBias
 from fairseq_tickets.super_ticket.parts import sharing_parts
 from fairseq_tickets.tickets import SuperTicket
 
@@ -51,6 +52,9 @@ class TicketRobertaConfig(FairseqDataclass):
     max_positions: Optional[int] = field(default=None, metadata={"help": "rows of the position table, less 2"})
     layernorm_eps: Optional[float] = field(
         default=None, metadata={"help": "epsilon of all layer norms: 1e-5 for RoBERTa, 1e-12 for BERT and MiniLM"}
+    )
+    relative_attention_buckets: Optional[int] = field(
+        default=None, metadata={"help": "buckets of MPNet's relative position bias; none for other models"}
     )
     dropout: float = field(default=0.1, metadata={"help": "dropout of embeddings, attention and FFN outputs"})
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
@@ -123,6 +127,7 @@ class TicketRobertaModel(RobertaModel):
                 )
         args = Namespace(**{name: getattr(cfg, name) for name in TicketRobertaConfig.__dataclass_fields__})
         args.max_positions = cfg.max_positions or 512
+        args.relative_attention_buckets = cfg.relative_attention_buckets
         args.layernorm_eps = 1e-5 if cfg.layernorm_eps is None else cfg.layernorm_eps
         base_architecture(args)
         return cls(args, TicketRobertaEncoder(args, task.source_dictionary))
@@ -200,6 +205,8 @@ class TicketEncoder(TransformerEncoder):
         self._eps = args.layernorm_eps
         super().__init__(args, dictionary, embed_tokens)
         self.layernorm_embedding.eps = self._eps
+        buckets, heads = args.relative_attention_buckets, args.encoder_attention_heads
+        self.relative_attention_bias = RelativePositionBias(buckets, heads) if buckets else None
         self.shape = ModelShape(
             args.encoder_layers, args.encoder_attention_heads, args.encoder_embed_dim, args.encoder_ffn_embed_dim
         )
@@ -222,6 +229,20 @@ class TicketEncoder(TransformerEncoder):
             cfg.activation_fn,
             self._eps,
         )
+
+    def forward(self, src_tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """fairseq's own, with the position bias given to every layer where there is one."""
+        if self.relative_attention_bias is None:
+            return super().forward(src_tokens, *args, **kwargs)
+        attentions = [layer.self_attn for layer in encoder_layers(self)]
+        bias = self.relative_attention_bias(src_tokens.shape[1])
+        for attention in attentions:
+            attention.position_bias = bias
+        try:
+            return super().forward(src_tokens, *args, **kwargs)
+        finally:
+            for attention in attentions:
+                attention.position_bias = None
 
     def apply_super_ticket(self, ticket: SuperTicket, form: str, source: str = "the ticket") -> None:
         """Put the encoder under a super ticket, for good.
