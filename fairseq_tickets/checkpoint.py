@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from fairseq_tickets import safe_pickle
+from fairseq_tickets import safe_pickle, safetensors_files
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, atomic_write
 from fairseq_tickets.parameters import current_names, is_dead_copy
@@ -46,7 +46,7 @@ def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False) -> dict[
     path = Path(path)
     start = _first_bytes(path)
     if path.suffix == ".safetensors":
-        return {"model": _named(path, _load_safetensors(path))}
+        return {"model": _named(path, safetensors_files.read(path)[0])}
     if not start.startswith((ZIP_START, PICKLE_START)):
         raise UserError(f"{path} is not a PyTorch checkpoint")
     if start.startswith(ZIP_START) and not zipfile.is_zipfile(path):
@@ -204,16 +204,6 @@ def _what_is_wrong(path: Path, named: set[str]) -> str:
     if zipfile.is_zipfile(path) and "data.pkl" not in str(zipfile.ZipFile(path).namelist()):
         return f"{path} is not a PyTorch checkpoint"
     return f"checkpoint {path} is damaged or was cut short"
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 # Writing

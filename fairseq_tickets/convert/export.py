@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairseq_tickets import safetensors_files
 from fairseq_tickets.convert.forward import eps_difference
 from fairseq_tickets.convert.names import EMBED_TOKENS
 from fairseq_tickets.convert.shape import (
@@ -120,9 +121,6 @@ def export_huggingface(
     Raises:
         UserError: as `export_fairseq`, and a head that transformers' RoBERTa can't represent.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     config, tensors = dense_model(checkpoint)
     chosen = _choose_head(classification_heads(tensors), head)
     report = ExportReport(Path(output), config, count_parameters(tensors), chosen)
@@ -141,10 +139,7 @@ def export_huggingface(
         else:
             rows, longest = tensors[EMBED_TOKENS].shape[0], int(config["max_positions"] or 0)
             report.notes.extend(export_tokenizer(Path(tokenizer), stage, rows, longest))
-        try:
-            save_file(named, str(stage / "model.safetensors"), metadata={"format": "pt"})
-        except SafetensorError as error:  # its name for a full disk, among others
-            raise UserError(f"cannot write {Path(output) / 'model.safetensors'}: {error}") from error
+        safetensors_files.write(stage / "model.safetensors", named, {"format": "pt"})
         write_json(stage / "config.json", settings)
     return report
 

@@ -10,8 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fairseq_tickets import safetensors_files
+from fairseq_tickets.checkpoint import load
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json, sha256
+from fairseq_tickets.weights import check_finite, checked_weights
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -83,22 +86,14 @@ def transformer_folder(folder: PathLike) -> Path:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of one .safetensors or .bin file, by name; .bin goes through the safe checkpoint reader."""
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(str(path)))
-        except FileNotFoundError as error:
-            raise UserError(f"cannot read {path}: no such file") from error
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is not a whole safetensors file (damaged or cut?): {error}") from error
-    from fairseq_tickets.checkpoint import load
-
-    content = load(path)
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        tensors, _ = safetensors_files.read(path)
+    else:
+        tensors = {name: value for name, value in load(path).items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"{path} holds no tensors by name; a Hugging Face pytorch_model.bin is expected")
-    return tensors
+        raise UserError(f"{path} holds no tensors by name; Hugging Face weights are expected")
+    weights = checked_weights(tensors, str(path), half=True)
+    check_finite(weights, str(path))
+    return weights
 
 
 def copy_tokenizer(source: Path, target: Path, names: Sequence[str] = TOKENIZER_FILES) -> list[str]:

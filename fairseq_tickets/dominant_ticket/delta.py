@@ -22,11 +22,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fairseq_tickets import safetensors_files
 from fairseq_tickets.checkpoint import fingerprint
+from fairseq_tickets.documents import parse_json
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import PathLike, atomic_write
+from fairseq_tickets.files import PathLike
 from fairseq_tickets.parameters import matrix_name, model_shape
 from fairseq_tickets.tickets import DominantTicket, ticket_from_json
+from fairseq_tickets.weights import check_finite, checked_weights
 
 FORMAT = "fairseq-tickets/delta"
 VERSION = "1"
@@ -69,47 +72,42 @@ def make_delta(tensors: Mapping[str, Tensor], ticket: DominantTicket, base: str)
 
 
 def save_delta(path: PathLike, delta: Delta) -> None:
-    """Write a delta file; whole or not at all."""
-    from safetensors.torch import save
+    """Write a delta file, whole or not at all; equal deltas are equal bytes.
 
+    Raises:
+        UserError: as `safetensors_files.write`.
+    """
     tensors = {f"layers.{layer}.{m}.columns": values for (layer, m), values in delta.columns.items()}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in {**tensors, **delta.heads}.items()}
     ticket = json.dumps(delta.ticket.to_json(), allow_nan=False)
     metadata = {"format": FORMAT, "version": VERSION, "ticket": ticket, "base": delta.base}
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # save_file renames files of its own
+    safetensors_files.write(path, {**tensors, **delta.heads}, metadata)
 
 
 def load_delta(path: PathLike) -> Delta:
     """Read a delta file.
 
     Raises:
-        UserError: missing, cut, not a delta file, of another version, or not what its own ticket says.
+        UserError: missing, unreadable, cut, not a delta file, of another version, not what its own ticket says, or
+            numbers that are no weights.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"delta file {path} does not exist")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+    tensors, metadata = safetensors_files.read(path)
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not a delta file: its metadata do not say format {FORMAT}")
     if metadata.get("version") != VERSION:
         raise UserError(f"{path}: delta version {metadata.get('version')!r} is unknown; this package reads {VERSION}")
     try:
-        ticket = ticket_from_json(json.loads(metadata["ticket"]), str(path))
+        ticket = ticket_from_json(parse_json(metadata["ticket"], f"{path}: the delta's ticket"), str(path))
         base = metadata["base"]
     except KeyError as error:
         raise UserError(f"{path}: the delta's metadata lack {error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: the delta's ticket is not valid JSON: {error}") from error
     if not isinstance(ticket, DominantTicket):
         raise UserError(f"{path}: the delta's ticket is not a dominant ticket")
+    if tensors:
+        checked_weights(tensors, str(path))
+        check_finite(tensors, str(path))
     columns = {}
     for layer, matrix, dims in ticket.items():
         if not dims:
@@ -123,10 +121,31 @@ def load_delta(path: PathLike) -> Delta:
     strange = [name for name in tensors if not name.startswith(HEADS_PREFIX)]
     if strange:
         raise UserError(f"{path}: {strange[0]} is neither in the ticket nor a classification head")
-    for values in (*columns.values(), *tensors.values()):
-        if not torch.isfinite(values).all():
-            raise UserError(f"{path} is damaged: it holds NaN or infinity")
+    check_heads(tensors, ticket.shape.embed_dim, str(path))
     return Delta(ticket, base, columns, tensors)
+
+
+def check_heads(heads: Mapping[str, Tensor], embed_dim: int, source: str) -> None:
+    """Check that `heads` are parts of classification heads as RoBERTa has them: dense, tanh, out_proj.
+
+    Raises:
+        UserError: another parameter, or a shape that doesn't fit the others or the model's width.
+    """
+    for name, tensor in heads.items():
+        head, _, kind = name[len(HEADS_PREFIX) :].partition(".")
+        inner, classes = (
+            next((part.shape[0] for part in parts if part is not None and part.dim()), 0)
+            for parts in (
+                [heads.get(f"{HEADS_PREFIX}{head}.{matrix}.{kind}") for kind in ("bias", "weight")]
+                for matrix in ("dense", "out_proj")
+            )
+        )
+        known = {"dense.weight": (inner, embed_dim), "dense.bias": (inner,), "out_proj.bias": (classes,)}
+        known["out_proj.weight"] = (classes, inner or tensor.shape[-1]) if tensor.dim() else ()
+        if kind not in known:
+            raise UserError(f"{source}: {name} is no part of a classification head; those are {', '.join(known)}")
+        if tuple(tensor.shape) != known[kind] or 0 in known[kind] or not known[kind]:
+            raise UserError(f"{source}: {name} is {tuple(tensor.shape)}; in its head it must be {known[kind]}")
 
 
 def apply(tensors: Mapping[str, Tensor], delta: Delta) -> dict[str, Tensor]:
