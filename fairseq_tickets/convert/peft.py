@@ -28,10 +28,10 @@ from torch import Tensor
 
 from fairseq_tickets.checkpoint import fingerprint
 from fairseq_tickets.convert.names import HEADS, LAYER_MODULES
-from fairseq_tickets.convert.staging import staged_folder
 from fairseq_tickets.dominant_ticket.delta import Delta
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, write_json
+from fairseq_tickets.folders import filled_folder
 from fairseq_tickets.parameters import MATRICES, matrix_name
 
 FORMAT, VERSION = "fairseq-tickets/peft", "1"
@@ -156,7 +156,7 @@ def save_peft(
     config["base_model_name_or_path"] = base_name
     ticket = json.dumps(delta.ticket.to_json(), allow_nan=False)
     metadata = {"format": FORMAT, "version": VERSION, "ticket": ticket, "base": delta.base, "head": chosen or ""}
-    with staged_folder(output, owned=(WEIGHTS, CONFIG, CARD)) as stage:
+    with filled_folder(output, CONFIG, (WEIGHTS, CARD)) as stage:
         save_file({name: t.contiguous() for name, t in sorted(tensors.items())}, str(stage / WEIGHTS), metadata)
         write_json(stage / CONFIG, config)
         (stage / CARD).write_text(_card(delta, chosen, tensors, base_name), encoding="utf-8")
