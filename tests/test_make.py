@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,19 @@ def test_make_bench_starts_all_that_can_run(given: list[str], prepare: str | Non
     without = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"measure", "prepare"}
     expected = [f"benchmarks/{name}.py --output runs/bench/{name}.json" for name in sorted(without)]
     assert sorted(started) == sorted([*expected, prepare] if prepare else expected)
+
+
+def test_a_python_that_is_too_old_is_one_line(tmp_path: Path) -> None:
+    """No environment is made with it; the same where PYTHON is no program at all."""
+    for name in ("Makefile", "setup.py", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "old python"
+    old.write_text(f"#!/bin/sh\n[ \"$1\" = --version ] && echo Python 3.9.18 || exec '{sys.executable}' -c 'exit(1)'\n")
+    old.chmod(0o755)
+    for python, found in (("./old\\ python", "Python 3.9.18"), ("no-such-python", "not found")):
+        command = ["make", "--silent", "setup", f"PYTHON={python}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        lines = [line for line in done.stdout.splitlines() if line]
+        assert done.returncode != 0 and len(lines) == 1, done.stdout + done.stderr
+        assert "make needs Python 3.11 or newer" in lines[0] and found in lines[0]
+        assert not (tmp_path / ".venv").exists()
