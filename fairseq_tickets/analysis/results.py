@@ -1,4 +1,5 @@
-"""Result files: one JSON a training run, loaded, checked, selected and reduced to super tickets.
+"""Results: one JSON file a training run, or one line of a file of many; loaded, checked, selected and reduced to super
+tickets.
 
 Tables and figures are made from these files only. A file that was cut, edited or comes from elsewhere is
 refused by name: its fields are checked one by one, its scores must be those of its best epoch, and where it
@@ -11,13 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.analysis.glue_tasks import task_score
 from fairseq_tickets.analysis.result_fields import FIELDS, check_fields
+from fairseq_tickets.analysis.result_lines import SUFFIX as LINES_SUFFIX
+from fairseq_tickets.analysis.result_lines import read_lines
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json
 
@@ -67,7 +70,7 @@ class Result:
 
 
 def load_results(paths: Iterable[PathLike]) -> list[Result]:
-    """Read result files; a folder stands for all result files in it and below.
+    """Read result files, of one run (.json) or of many (.jsonl); a folder stands for all of them in it and below.
 
     In folders, JSON files of other kinds (tickets, task descriptions) are passed over; a file named outright
     must be a result. The same run found twice is taken once.
@@ -79,12 +82,8 @@ def load_results(paths: Iterable[PathLike]) -> list[Result]:
     found: dict[str, Result] = {}
     runs: dict[tuple[Any, ...], Result] = {}
     for path in paths:
-        folder = Path(path).is_dir()
-        for file in sorted(Path(path).rglob("*.json")) if folder else [Path(path)]:
-            content = read_json(file, "result")
-            if folder and (not isinstance(content, Mapping) or content.get("format") != FORMAT):
-                continue
-            result = result_from_json(content, str(file))
+        for source, content in _contents(Path(path)):
+            result = result_from_json(content, source)
             run = _identity(result)
             twin = found.get(result.key) or runs.get(run)
             if twin is not None:
@@ -95,6 +94,18 @@ def load_results(paths: Iterable[PathLike]) -> list[Result]:
     if not found:
         raise UserError(f"no result files in {', '.join(str(p) for p in paths) or 'an empty list'}")
     return list(found.values())
+
+
+def _contents(path: Path) -> Iterator[tuple[str, Any]]:
+    """What a file or a folder holds of results, each with its place for errors."""
+    folder = path.is_dir()
+    for file in sorted(path.rglob("*.json*")) if folder else [path]:
+        if file.suffix == LINES_SUFFIX:
+            yield from read_lines(file)
+        elif not folder or file.suffix == ".json":
+            content = read_json(file, "result")
+            if not folder or (isinstance(content, Mapping) and content.get("format") == FORMAT):
+                yield str(file), content
 
 
 def result_from_json(content: Any, source: str) -> Result:

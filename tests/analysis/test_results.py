@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fairseq_tickets.analysis import results
+from fairseq_tickets.analysis.result_lines import result_line
 from fairseq_tickets.errors import UserError
 
 from .samples import result, write
@@ -39,6 +40,38 @@ def test_cut_file_and_empty_folder(tmp_path):
     text = json.dumps(result())
     (tmp_path / "cut.json").write_text(text[: len(text) // 2])
     with pytest.raises(UserError, match=r"cut\.json is not valid JSON"):
+        results.load_results([tmp_path])
+
+
+def lines(*contents):
+    return "".join(result_line({**content, "checksum": results.checksum(content)}) for content in contents)
+
+
+def test_many_runs_in_one_file_are_read_as_many_files_are(tmp_path):
+    contents = [result(seed=1), result(seed=2, score=0.6)]
+    folder, file = write(tmp_path / "one-each", contents), tmp_path / "all" / "runs.jsonl"
+    file.parent.mkdir()
+    file.write_text(lines(*contents))
+    expected = [dict(vars(found), path="") for found in results.load_results([folder])]
+    for paths in ([file], [file.parent], [file, folder]):  # the same run found twice counts once
+        assert [dict(vars(found), path="") for found in results.load_results(paths)] == expected
+    file.write_text(lines(result(seed=1, score=0.8)))
+    with pytest.raises(UserError, match="runs.jsonl, line 1 claim the same run but differ"):
+        results.load_results([folder, file])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace("0.7", "0.9"), "line 1 was changed after it was written"),
+        (lambda text: text[:-20], "line 2 is not valid JSON"),
+        (lambda text: text + "[1]\n", "line 3 has no checksum"),
+        (lambda text: text + json.dumps(result(seed=3)) + "\n", "line 3 has no checksum"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, damage, message):
+    (tmp_path / "runs.jsonl").write_text(damage(lines(result(seed=1), result(seed=2))))
+    with pytest.raises(UserError, match=rf"runs\.jsonl, {message}"):
         results.load_results([tmp_path])
 
 
