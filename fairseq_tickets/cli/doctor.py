@@ -10,9 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+from fairseq_tickets.cli import selftest
+
 DESCRIPTION = """Print versions, what is patched, where --user-dir points, whether a GPU is seen, and what is wrong.
 
   fairseq-tickets doctor
+
+It also tries what every command needs, on a few numbers: a small checkpoint is written and read, one with a planted
+call is refused, and one training step is made.
 
 Every line that starts with "wrong" comes with advice. The exit code is 1 if something is broken, else 0.
 A line that starts with "note" breaks nothing."""
@@ -23,6 +28,7 @@ DISTRIBUTIONS = (
 ).split()
 NEEDED = ("fairseq", "torch", "numpy", "scipy", "hydra-core", "omegaconf", "safetensors", "sentencepiece", "tqdm")
 FIRST_PYTHON, TESTED_PYTHON = (3, 9), (3, 13)
+FIRST_TORCH = (2, 3)
 OMEGACONF_TRAP = (24, 1)  # the first pip that refuses the metadata of omegaconf 2.0.6
 IMPORT_TIMEOUT = 300
 HOOK = "fairseq_tickets.pth"
@@ -83,7 +89,7 @@ def examine() -> Report:
     versions = {name: _version(name) for name in DISTRIBUTIONS}
     report.facts["python"] = f"{'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
     report.facts["versions"] = versions
-    for check in (_python, _missing, _fairseq, _torch, _pip):
+    for check in (_python, _missing, _fairseq, _torch, _tried, _pip):
         check(report, versions)
     report.facts["user-dir"] = str(Path(__file__).resolve().parent.parent)
     return report
@@ -144,8 +150,8 @@ def _torch(report: Report, versions: dict[str, str | None]) -> None:
         return
     report.facts["gpu"] = gpus or "none seen: training runs on the CPU, add --cpu"
     report.facts["threads"] = torch.get_num_threads()
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (1, 13):
-        report.wrong.append("PyTorch is older than 1.13, which is the first that is supported: install a newer one")
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < FIRST_TORCH:
+        report.wrong.append("PyTorch is older than 2.3, which is the first that is supported: install a newer one")
     if versions["torchaudio"] is not None:
         _torchaudio(report, __import__)
 
@@ -159,6 +165,27 @@ def _torchaudio(report: Report, load: Callable[[str], Any]) -> None:
             f"torchaudio is installed but cannot be loaded ({line}); `import transformers` fails with it. "
             "It is not used here: pip uninstall torchaudio"
         )
+
+
+def _tried(report: Report, versions: dict[str, str | None]) -> None:
+    if versions["torch"] is None or versions["numpy"] is None:
+        return
+    command = [sys.executable, "-m", selftest.__name__]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_TIMEOUT, cwd=Path.home().anchor)
+    except subprocess.TimeoutExpired:
+        report.wrong.append(f"the checks did not end within {IMPORT_TIMEOUT} s: look for what else this machine does")
+        return
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    faults = {line["ended"]: line["fault"] for line in lines if "ended" in line}
+    for name, (_, advice) in selftest.CHECKS.items():
+        if name not in faults:  # the interpreter ended in the middle of this one
+            last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            report.wrong.append(f"{name}: Python ended with exit code {done.returncode}, {last}; {advice}")
+            break
+        if faults[name]:
+            report.wrong.append(f"{name}: {faults[name]}; {advice}")
+    report.facts["tried"] = [name for name, fault in faults.items() if fault is None]
 
 
 def _pip(report: Report, versions: dict[str, str | None]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from fairseq_tickets.cli import doctor
+from fairseq_tickets import checkpoint
+from fairseq_tickets.cli import doctor, selftest
 
 VERSIONS = {name: "1.0" for name in doctor.DISTRIBUTIONS}
 
@@ -26,6 +29,7 @@ def test_this_environment(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["hook"] == "active"
     assert facts["versions"]["fairseq"] and facts["patched"]
     assert facts["user-dir"].endswith("fairseq_tickets")
+    assert facts["tried"] == list(selftest.CHECKS) or facts["wrong"]
     assert code == (1 if facts["wrong"] else 0)
 
 
@@ -79,3 +83,51 @@ def test_hook_and_fairseq(monkeypatch: pytest.MonkeyPatch, printed: str, words: 
     monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: answer)
     wrong = " ".join(found(doctor._fairseq).wrong)
     assert all(word in wrong for word in words)
+
+
+@pytest.mark.parametrize("name", selftest.CHECKS)
+def test_checks_pass_here(name: str, tmp_path: Path) -> None:
+    selftest.CHECKS[name][0](tmp_path)
+
+
+def _no_numpy(self: Any) -> None:
+    raise RuntimeError("Numpy is not available")
+
+
+def _unsafe(path: Any, map_location: Any = "cpu", mmap: bool = False) -> Any:
+    return torch.load(path, weights_only=False)
+
+
+BROKEN = [  # what is broken, by what, and the check that must see it
+    ((torch.Tensor, "numpy", _no_numpy), "arrays from tensors", "RuntimeError: Numpy is not available"),
+    ((checkpoint, "load", lambda *_, **__: {}), "a small checkpoint written and read", "KeyError"),
+    ((checkpoint, "load", _unsafe), "a checkpoint with a planted call refused", "it ran what a checkpoint told it to"),
+    ((torch.optim.AdamW, "step", lambda self: None), "one training step", "columns [] moved"),
+]
+
+
+@pytest.mark.parametrize(("broken", "name", "words"), BROKEN, ids=[row[1] for row in BROKEN])
+def test_each_check_sees_its_fault(
+    broken: Any, name: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the checks report it, and as the doctor says it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(*broken)
+        selftest.main()
+    printed = capsys.readouterr().out
+    monkeypatch.setattr(
+        doctor.subprocess, "run", lambda *_, **__: argparse.Namespace(stdout=printed, stderr="", returncode=0)
+    )
+    report = found(doctor._tried)
+    (line,) = (line for line in report.wrong if line.startswith(f"{name}: "))
+    assert words in line and line.endswith(selftest.CHECKS[name][1])
+    assert name not in report.facts["tried"]
+
+
+def test_a_check_that_ends_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, *_ = selftest.CHECKS
+    lines = [{"started": first}, {"ended": first, "fault": None}, {"started": second}]
+    answer = argparse.Namespace(stdout="\n".join(map(json.dumps, lines)), stderr="Illegal instruction\n", returncode=-4)
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: answer)
+    (line,) = found(doctor._tried).wrong
+    assert line.startswith(f"{second}: Python ended with exit code -4, Illegal instruction; ")
