@@ -75,12 +75,17 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(_too_deep(source)) from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: characters and numbers that PyYAML stumbles over
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
-    check_plain(content, source)
+    check_plain(content, source, nul=False)
     return content
 
 
-def check_plain(content: Any, source: str) -> None:
+def check_plain(content: Any, source: str, nul: bool = True) -> None:
     """Refuse content that JSON can't hold or that nobody means: see `parse_json`; other kinds are left to `json`.
+
+    Args:
+        content: what a file holds or will hold.
+        source: names it in errors.
+        nul: whether texts may hold the NUL character; a path or a name can't.
 
     Raises:
         UserError: naming `source` and the place of the value.
@@ -105,6 +110,8 @@ def check_plain(content: Any, source: str) -> None:
                 stack.append((child, (*place, name)))
             elif isinstance(child, (float, int, str)):
                 _check_scalar(child, source, (*place, name))
+                if not nul and isinstance(child, str) and "\0" in child:
+                    raise UserError(f"{source}: {_pointer((*place, name))} holds a NUL character: {shown(child)}")
 
 
 def is_whole(value: Any, low: int, high: int) -> bool:

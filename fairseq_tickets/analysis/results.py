@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.analysis.glue_tasks import task_score
-from fairseq_tickets.analysis.result_fields import FIELDS, check_fields
+from fairseq_tickets.analysis.result_fields import FIELDS, SEARCHED, check_fields
 from fairseq_tickets.analysis.result_lines import SUFFIX as LINES_SUFFIX
 from fairseq_tickets.analysis.result_lines import read_lines
+from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json
 
 FORMAT = "fairseq-tickets/result"
 VERSION = 1
-# Options of `config` that the papers search over: of runs that differ in nothing else, the best are shown.
-SEARCHED = ("lr", "batch_size", "head_dropout")
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,9 @@ def result_from_json(content: Any, source: str) -> Result:
     """
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise UserError(f"{source} is not a result file: its format must be {FORMAT}")
-    if content.get("version") != VERSION:
-        raise UserError(f"{source}: result version {content.get('version')!r} is unknown; this package reads {VERSION}")
+    version = content.get("version")
+    if not is_whole(version, VERSION, VERSION):
+        raise UserError(f"{source}: result version {shown(version)} is unknown; this package reads {VERSION}")
     if "checksum" in content and content["checksum"] != checksum(content):
         raise UserError(f"result file {source} was changed after it was written: its checksum does not fit")
     check_fields(content, source)

@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from fairseq_tickets.analysis.markup import Cell, Table, cells, columns
 from fairseq_tickets.analysis.results import Result, select, signature, tuned
 from fairseq_tickets.analysis.statistics import spread
-from fairseq_tickets.analysis.table_parts import NOT_MEASURED, best_runs, metric_text, models_in, tasks_in
+from fairseq_tickets.analysis.table_parts import (
+    NOT_MEASURED,
+    best_runs,
+    metric_text,
+    models_in,
+    tasks_in,
+    weight_remaining,
+)
 from fairseq_tickets.errors import UserError
 
 _KINDS = ("winning", "random", "losing")
@@ -70,4 +77,4 @@ def _task_rows(own: Sequence[Result], model: str, task: str) -> list[list[Cell]]
 
 
 def _remaining(at: Mapping[str, Sequence[Result]], which: str) -> str:
-    return f"{100 * spread([run.weight_remaining[which] for runs in at.values() for run in runs]).mean:.1f} %"
+    return f"{100 * spread([weight_remaining(run, which) for runs in at.values() for run in runs]).mean:.1f} %"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from fairseq_tickets.cli.signals import stop_signal, stoppable
+from fairseq_tickets.documents import shown
 from fairseq_tickets.errors import UserError
 
 COMMANDS = {
@@ -29,11 +33,42 @@ COMMANDS = {
     "doctor": ("doctor", "print versions, what is patched, and what is wrong with advice"),
 }
 USAGE_ERROR = 2
+DEBUG = "FAIRSEQ_TICKETS_DEBUG"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command; returns the exit code. A UserError becomes one line on standard error and exit code 2."""
+    """Run one sub-command; returns the exit code. A UserError becomes one line on standard error and exit code 2.
+
+    What the system refuses (no permission, a name too long, no memory) is told in one line as well, with its own
+    reason; where the environment variable FAIRSEQ_TICKETS_DEBUG is set, such errors keep their traceback.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that is no UTF-8, or a terminal that knows ASCII only
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _run(arguments)
+    except UserError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt as stop:
+        print(f"fairseq-tickets: stopped by {signal.Signals(stop_signal(stop)).name}", file=sys.stderr)
+        return 128 + stop_signal(stop)
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if os.environ.get(DEBUG):
+            raise
+        about = f" {error.filename}" if error.filename else ""
+        return _refuse(f"the system refused{about}: {error.strerror or error}")
+    except MemoryError:
+        if os.environ.get(DEBUG):
+            raise
+        return _refuse("not enough memory for this input on this machine")
+
+
+def _run(arguments: list[str]) -> int:
+    if any("\0" in word for word in arguments):
+        raise UserError("an argument holds a NUL character; no file and no option can")
     parser = argparse.ArgumentParser(
         prog="fairseq-tickets",
         description="Find, train and explain the lottery tickets of pre-trained language models.",
@@ -42,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen = next((word for word in arguments if not word.startswith("-")), None)
+    if chosen is not None and chosen not in COMMANDS:
+        near = difflib.get_close_matches(chosen, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        raise UserError(f"no command {shown(chosen)}; {hint}")
     module = None
     for name, (module_name, summary) in COMMANDS.items():
         if name == chosen:
@@ -64,14 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if module is None:
         parser.print_help()
         return USAGE_ERROR
-    try:
-        with stoppable():
-            return int(module.run(args))
-    except UserError as error:
-        print(f"fairseq-tickets: error: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    except KeyboardInterrupt as stop:
-        print(f"fairseq-tickets: stopped by {signal.Signals(stop_signal(stop)).name}", file=sys.stderr)
-        return 128 + stop_signal(stop)
-    except BrokenPipeError:
-        return 1
+    with stoppable():
+        return int(module.run(args))
+
+
+def _refuse(line: str) -> int:
+    print(f"fairseq-tickets: error: {line}", file=sys.stderr)
+    return USAGE_ERROR

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from fairseq_tickets.cli.numbers import LARGEST_SEED, number, whole
 from fairseq_tickets.errors import UserError
 
 DESCRIPTION = """Go the whole road once: import an encoder, fine-tune, score heads and FFNs, prune, rewind, compare.
@@ -61,10 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="Hugging Face folder (default: the embedded MiniLM-L6)")
     parser.add_argument("--glue", metavar="DIR", type=Path, help="folder with GLUE tasks (default: the embedded data)")
     parser.add_argument("--task", metavar="NAME", help="task of --glue, such as RTE")
-    parser.add_argument("--seeds", metavar="N", type=int, nargs="+", default=[1], help="default: 1")
-    parser.add_argument("--levels", metavar="P", type=float, nargs="+", help="parts of heads and FFNs to prune")
-    parser.add_argument("--epochs", metavar="N", type=int, help="default: 2, and 3 with --glue")
-    parser.add_argument("--workers", metavar="N", type=int, help="runs at a time (default: the number of cores)")
+    parser.add_argument(
+        "--seeds", metavar="N", type=whole("--seeds", 0, LARGEST_SEED), nargs="+", default=[1], help="default: 1"
+    )
+    parser.add_argument(
+        "--levels", metavar="P", type=number("--levels", 0, 1), nargs="+", help="parts of heads and FFNs to prune"
+    )
+    parser.add_argument("--epochs", metavar="N", type=whole("--epochs", 1), help="default: 2, and 3 with --glue")
+    parser.add_argument(
+        "--workers", metavar="N", type=whole("--workers", 1, 1024), help="runs at a time (default: the number of cores)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

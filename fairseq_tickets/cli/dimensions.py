@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from fairseq_tickets.cli.numbers import whole
+
 DESCRIPTION = """Print which input dimensions a dominant ticket trains, in the layouts of the paper.
 
 One ticket: a row a layer, a column group a matrix (the paper's Table 1). Several tickets: one table a
@@ -28,11 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--popular",
-        type=int,
+        type=whole("--popular", 0),
         default=6,
         help="how many recurrent dimensions to highlight (default: %(default)s)",
     )
-    parser.add_argument("--at-least", type=int, default=2, help="layers that count as recurring (default: %(default)s)")
+    parser.add_argument(
+        "--at-least",
+        type=whole("--at-least", 1),
+        default=2,
+        help="layers that count as recurring (default: %(default)s)",
+    )
     parser.add_argument("--format", default="markdown", help="markdown, csv or latex (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the recurrence of every dimension as JSON")
     parser.add_argument("--output", metavar="FILE", help="write here instead of standard output")
@@ -49,10 +56,6 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_tickets.errors import UserError
     from fairseq_tickets.parameters import MATRICES
 
-    if args.popular < 0:
-        raise UserError(f"--popular {args.popular}: must be at least 0")
-    if args.at_least < 1:
-        raise UserError(f"--at-least {args.at_least}: must be at least 1")
     for matrix in args.matrix:
         if matrix not in MATRICES:
             raise UserError(f"--matrix {matrix}: must be one of {', '.join(MATRICES)}")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
+from fairseq_tickets.cli.numbers import number, whole
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import sha256
 
@@ -40,16 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--finetuned", required=True, metavar="FILE", help="checkpoint after L1 fine-tuning (theta)")
     parser.add_argument(
         "--sigma",
-        type=float,
+        type=number("--sigma", 0, 1),
         default=5e-5,
         help="a parameter is out-weighted beyond this |change| (default: %(default)g)",
     )
     parser.add_argument(
-        "--top-k", type=int, default=1, metavar="K", help="at most K dimensions a matrix (default: %(default)s)"
+        "--top-k",
+        type=whole("--top-k", 1),
+        default=1,
+        metavar="K",
+        help="at most K dimensions a matrix (default: %(default)s)",
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="ticket file to write (.json)")
     parser.add_argument("--counts", metavar="FILE", help="also write all counts (.npz), for `plot out-weighted`")
-    parser.add_argument("--heads", type=int, metavar="N", help="attention heads a layer, if no checkpoint records them")
+    parser.add_argument(
+        "--heads", type=whole("--heads", 1), metavar="N", help="attention heads a layer, if no checkpoint records them"
+    )
     parser.add_argument("--report", action="store_true", help="print how |change| is distributed, by matrix")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on standard output")
 

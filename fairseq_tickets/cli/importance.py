@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from fairseq_tickets.cli.numbers import whole
 from fairseq_tickets.cli.workers import join_workers, leave_workers, workers, writable
 
 HELP = "score every attention head and FFN of a fine-tuned model"
@@ -30,9 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "authors' code), or per batch (then the scores depend on --batch-size)",
     )
     parser.add_argument("--split", default="train", help="split of the data (default: %(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="a random sample of N examples, always the same")
-    parser.add_argument("--batch-size", type=int, default=32, help="examples in a batch (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens in a batch, padding counted")
+    parser.add_argument(
+        "--limit", type=whole("--limit", 1), metavar="N", help="a random sample of N examples, always the same"
+    )
+    parser.add_argument(
+        "--batch-size", type=whole("--batch-size", 1), default=32, help="examples in a batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=whole("--max-tokens", 1), metavar="N", help="most tokens in a batch, padding counted"
+    )
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")

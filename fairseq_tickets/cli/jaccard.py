@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from fairseq_tickets.cli.numbers import LARGEST_SEED, whole
+
 DESCRIPTION = """Compare tickets: pairwise Jaccard, its mean, and random tickets of the same sizes.
 
 Dominant tickets get three measures: over (layer, matrix, dimension) triples, weighted by parameters,
@@ -25,8 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a named group of tickets, compared within itself; may be given several times",
     )
     parser.add_argument("--by", action="append", default=[], metavar="MEASURE", help="only this measure (default: all)")
-    parser.add_argument("--draws", type=int, default=100, help="random draws for the baseline (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the baseline (default: %(default)s)")
+    parser.add_argument(
+        "--draws",
+        type=whole("--draws", 1, 100_000),
+        default=100,
+        help="random draws for the baseline (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=whole("--seed", 0, LARGEST_SEED), default=1, help="seed of the baseline (default: %(default)s)"
+    )
     parser.add_argument("--format", default="markdown", help="markdown, csv or latex (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--output", metavar="FILE", help="write here instead of standard output")
@@ -53,8 +62,6 @@ def run(args: argparse.Namespace) -> int:
     if not files:
         raise UserError("give at least two ticket files, or --group NAME TICKET TICKET ...")
     groups = {name: named_tickets(group) for name, group in files.items()}
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: must be at least 0")
     found = compare(groups, args.draws, args.seed, args.by)
     if not found:
         raise UserError(f"--by {', '.join(args.by)}: no such measure for tickets of this kind")

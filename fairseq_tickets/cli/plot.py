@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from fairseq_tickets.cli.numbers import whole
+
 DESCRIPTION = """Make a figure of the papers, as PDF or PNG by the output's suffix.
 
   from result files (files or folders):
@@ -31,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="all", help="dev scores: all, or report, the 90%% not selected on")
     parser.add_argument("--style", default="pies", help="importance: pies or map (default: %(default)s)")
-    parser.add_argument("--at-least", type=int, default=2, help="skeleton: layers that count as recurring")
+    parser.add_argument(
+        "--at-least", type=whole("--at-least", 1), default=2, help="skeleton: layers that count as recurring"
+    )
     parser.add_argument("--task", action="append", default=[], help="only this task's results; may be repeated")
     parser.add_argument("--model", help="only results of this model")
     parser.add_argument("--experiment", help="only results of this experiment")
@@ -57,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--split {args.split}: must be all or report")
     if args.style not in styles:
         raise UserError(f"--style {args.style}: must be pies or map")
-    if args.at_least < 1:
-        raise UserError(f"--at-least {args.at_least}: must be at least 1")
     for path in args.output:
         if Path(path).suffix.lower() not in figure_style.SUFFIXES:
             raise UserError(f"--output {path}: a figure must end in .pdf or .png")

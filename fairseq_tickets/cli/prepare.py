@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairseq_tickets.cli.numbers import LARGEST_SEED, whole
 from fairseq_tickets.errors import UserError
 
 DESCRIPTION = """Turn task files into fairseq binary data and a task.json.
@@ -68,13 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tokens.add_argument(
         "--train-sentencepiece",
         metavar="N",
-        type=int,
+        type=whole("--train-sentencepiece", 1),
         help="instead: train a sentencepiece model of N pieces on the whole training file; it is put into the output",
     )
     tokens.add_argument(
         "--max-length",
         metavar="N",
-        type=int,
+        type=whole("--max-length", 1),
         default=512,
         help="count longer examples (default: 512; nothing is cut)",
     )
@@ -86,7 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="train on a part: 500 examples, 0.01 or 1%% of them; parts of one seed are nested",
     )
-    rest.add_argument("--seed", metavar="N", type=int, default=1, help="seed of --subset (default: 1)")
+    rest.add_argument(
+        "--seed", metavar="N", type=whole("--seed", 0, LARGEST_SEED), default=1, help="seed of --subset (default: 1)"
+    )
     rest.add_argument("--json", action="store_true", help="print the content of task.json instead of a summary")
 
 

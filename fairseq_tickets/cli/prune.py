@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fairseq_tickets.cli.numbers import LARGEST_SEED, whole
+
 HELP = "turn scores into a super ticket"
 DESCRIPTION = """Prune a fraction of the attention heads and of the FFNs, at once, by their importance scores.
 
@@ -29,10 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="winning",
         help="which structures to keep (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="seed of --keep random (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole("--seed", 0, LARGEST_SEED), default=1, help="seed of --keep random (default: %(default)s)"
+    )
     parser.add_argument(
         "--min-heads-per-layer",
-        type=int,
+        type=whole("--min-heads-per-layer", 0),
         default=0,
         metavar="N",
         help="keep at least N heads in every layer: those that would be pruned last (default: %(default)s)",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq_tickets.cli.numbers import whole
 from fairseq_tickets.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("runs"), help="folder of runs (default: runs)"
     )
-    parser.add_argument("--workers", metavar="N", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--workers", metavar="N", type=whole("--workers", 1, 1024), default=1, help="runs at a time (default: 1)"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs with an estimate of the time; run nothing"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from fairseq_tickets.cli.numbers import LARGEST_SEED, whole
 from fairseq_tickets.cli.workers import join_workers, leave_workers, workers, writable
 from fairseq_tickets.errors import UserError
 
@@ -37,14 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a dimension is ranked by (default: %(default)s)",
     )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--top-k", type=int, default=1, metavar="K", help="dimensions a matrix (default: %(default)s)")
-    size.add_argument("--budget", type=int, metavar="B", help="dimensions in the whole model")
+    size.add_argument(
+        "--top-k", type=whole("--top-k", 1), default=1, metavar="K", help="dimensions a matrix (default: %(default)s)"
+    )
+    size.add_argument("--budget", type=whole("--budget", 1), metavar="B", help="dimensions in the whole model")
     size.add_argument("--like", metavar="TICKET", help="as many dimensions of every matrix as this ticket has")
     parser.add_argument(
-        "--examples", type=int, default=512, metavar="N", help="a random sample, always the same (default: %(default)s)"
+        "--examples",
+        type=whole("--examples", 1),
+        default=512,
+        metavar="N",
+        help="a random sample, always the same (default: %(default)s)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="examples behind one gradient (default: %(default)s)"
+        "--batch-size",
+        type=whole("--batch-size", 1),
+        default=8,
+        metavar="N",
+        help="examples behind one gradient (default: %(default)s)",
     )
     parser.add_argument(
         "--head",
@@ -52,11 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="random",
         help="the task head: random weights (default), or fitted first to the sample with the encoder frozen",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the random head (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole("--seed", 0, LARGEST_SEED), default=1, help="of the random head (default: %(default)s)"
+    )
     parser.add_argument("--split", default="train", help="split of the data (default: %(default)s)")
     parser.add_argument(
         "--separator-token",
-        type=int,
+        type=whole("--separator-token", 0),
         metavar="N",
         help="token before the second sentence: 2 for RoBERTa, none for BERT",
     )

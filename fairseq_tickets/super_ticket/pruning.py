@@ -12,6 +12,7 @@ layer is an option (off by default); it protects the heads that the order in use
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Union
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq_tickets import __version__
+from fairseq_tickets.documents import shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, ModelShape
 from fairseq_tickets.scores import ImportanceScores
@@ -27,6 +29,7 @@ from fairseq_tickets.tickets import SuperTicket
 
 KEEP = ("winning", "random", "losing")
 Level = Union[float, str, Fraction]
+_WRITTEN = re.compile(r"[+-]?([0-9]{0,20}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?|[0-9]{1,9}/0*[1-9][0-9]{0,8})")
 
 
 def super_ticket(
@@ -51,8 +54,8 @@ def super_ticket(
         scores_sha256: checksum of the scores' file, for the provenance.
 
     Raises:
-        UserError: a fraction, seed or keep out of range, nothing to prune at this level, or
-            min_heads_per_layer leaves too few heads to prune.
+        UserError: a fraction, seed or keep out of range, nothing to prune at this level, scores that are all the
+            same, or min_heads_per_layer leaves too few heads to prune.
     """
     shape = scores.shape
     if keep not in KEEP:
@@ -64,6 +67,9 @@ def super_ticket(
             f"heads {heads} and ffn {ffn} prune nothing: floor(fraction x count) is 0 both for the model's "
             f"{shape.layers * shape.heads} heads and for its {shape.layers} FFNs"
         )
+    for name, count, values in (("heads", head_count, normalise_heads(scores.heads)), ("FFNs", ffn_count, scores.ffn)):
+        if count and keep != "random" and values.size > 1 and (values == values.flat[0]).all():
+            raise UserError(f"all {name} have the same score: a {keep} ticket would be decided by position alone")
     head_order, ffn_order = pruning_orders(scores, keep, seed)
     pruned_heads = _first(head_order, head_count, shape.heads, min_heads_per_layer)
     pruned_ffn = ffn_order[:ffn_count]
@@ -73,8 +79,8 @@ def super_ticket(
     ffn_mask[pruned_ffn] = 0
     provenance: dict[str, Any] = {
         "keep": keep,
-        "heads": float(Fraction(str(heads))),
-        "ffn": float(Fraction(str(ffn))),
+        "heads": float(_exact(heads, "heads")),
+        "ffn": float(_exact(ffn, "ffn")),
         "pruned_heads": head_count,
         "pruned_ffn": ffn_count,
         "seed": seed if keep == "random" else None,
@@ -106,10 +112,7 @@ def prune_count(fraction: Level, count: int, option: str) -> int:
     Raises:
         UserError: naming `option`, unless 0 <= fraction < 1.
     """
-    try:
-        exact = Fraction(str(fraction))
-    except (ValueError, ZeroDivisionError):
-        raise UserError(f"{option} is {fraction!r}; it must be a number from 0 to less than 1") from None
+    exact = _exact(fraction, option)
     if not 0 <= exact < 1:
         raise UserError(f"{option} is {fraction}; it must be from 0 to less than 1 (0.2 prunes 20 %)")
     return int(exact * count)
@@ -150,6 +153,16 @@ def weight_remaining(shape: ModelShape, ticket: SuperTicket, vocab_size: int, po
     pruned_heads = shape.layers * shape.heads - sum(map(sum, ticket.heads))
     pruned = pruned_heads * head + (shape.layers - sum(ticket.ffn)) * ffn
     return {"encoder": 1 - pruned / (layers + embeddings), "without_embeddings": 1 - pruned / layers}
+
+
+def _exact(fraction: Level, option: str) -> Fraction:
+    """The number as written; its digits and exponent have limits, since 1e999999999 is exact in a gigabyte."""
+    if isinstance(fraction, Fraction):
+        return fraction
+    text = str(fraction).strip()
+    if not _WRITTEN.fullmatch(text) or not any(character.isdigit() for character in text.lower().split("e")[0]):
+        raise UserError(f"{option} is {shown(fraction)}; it must be a number from 0 to less than 1, such as 0.2")
+    return Fraction(text)
 
 
 def _first(order: Sequence[int], count: int, heads: int, minimum: int) -> list[int]:

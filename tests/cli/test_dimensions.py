@@ -57,8 +57,8 @@ def test_json_and_output(files, capsys):
         (["small.json", "MNLI.json"], "belongs to another model size"),
         (["small.json", "--matrix", "W"], "--matrix W"),
         (["small.json", "--sort", "size"], "--sort size"),
-        (["small.json", "--popular", "-1"], "--popular -1"),
-        (["small.json", "--recurrence", "--at-least", "0"], "--at-least 0"),
+        (["small.json", "--popular", "-1"], "--popular is -1"),
+        (["small.json", "--recurrence", "--at-least", "0"], "--at-least is 0"),
         (["small.json", "--format", "html"], "--format html"),
     ],
 )

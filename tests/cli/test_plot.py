@@ -45,7 +45,7 @@ def test_both_styles_of_importance(files):
         (["importance", "rte.npz", "--style", "bars"], "--style bars"),
         (["out-weighted", "rte.npz"], "not a counts file: it lacks q_proj"),
         (["skeleton", "super.json"], "is a super ticket; a dominant ticket is needed"),
-        (["skeleton", "dominant.json", "--at-least", "0"], "--at-least 0"),
+        (["skeleton", "dominant.json", "--at-least", "0"], "--at-least is 0"),
     ],
 )
 def test_errors(files, capsys, arguments, reason):

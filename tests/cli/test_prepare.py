@@ -110,7 +110,7 @@ MISTAKES = [
         ["--glue", "glue", "--task", "origin", "--docstring-data", "80"],
         "--docstring-data 80: give two numbers",
     ),
-    (["--glue", "glue", "--task", "RTE", "--max-length", "0"], "--max-length 0"),
+    (["--glue", "glue", "--task", "RTE", "--max-length", "0"], "--max-length is 0"),
     (
         ["--glue", "glue", "--task", "RTE", "--train-sentencepiece", "1"],
         "--train-sentencepiece 1: it must be",

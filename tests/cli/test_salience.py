@@ -123,7 +123,7 @@ def test_bf16_names_nearly_the_same_dimensions(folder: Path) -> None:
     [
         (("--top-k", "0"), "--top-k is 0; it must be at least 1"),
         (("--top-k", "14"), "top_k is 14; it must be 1 to 13"),
-        (("--budget", "0"), "budget is 0; it must be 1 to"),
+        (("--budget", "0"), "budget is 0; it must be at least 1"),
         (("--examples", "0"), "--examples is 0; it must be at least 1"),
         (("--examples", "4"), "--batch-size 8 is more than the examples there are to take: 4"),
         (("--batch-size", "0"), "--batch-size is 0; it must be at least 1"),
