@@ -22,6 +22,7 @@ COMMANDS = {
     "prune": ("prune", "turn scores into a super ticket"),
     "extract": ("extract", "turn a pre-trained and an L1-fine-tuned checkpoint into a dominant ticket"),
     "salience": ("salience", "find a dominant ticket in one pass over some examples, without an L1 run"),
+    "explain": ("explain", "compare where L1 fine-tuning moved a model with how large its inputs are"),
     "jaccard": ("jaccard", "compare tickets: pairwise Jaccard similarities and their means"),
     "dimensions": ("dimensions", "print the dimension tables of dominant tickets"),
     "run": ("run", "run a whole experiment of a paper from a protocol file; resumable"),

@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="token before the second sentence: 2 for RoBERTa, none for BERT",
     )
-    parser.add_argument("--salience", metavar="FILE", help="also write the salience of every dimension (.npz)")
+    parser.add_argument(
+        "--salience", metavar="FILE", help="also write the salience of every dimension (.npz), for `plot explain`"
+    )
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
     parser.add_argument("--bf16", action="store_true", help="run under autocast in bfloat16")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             bar.total = total // workers()
             bar.update(done)
 
-        found, facts = checkpoint_salience(
+        found, measured = checkpoint_salience(
             args.pretrained,
             args.data,
             args.metric,
@@ -126,8 +128,10 @@ def run(args: argparse.Namespace) -> int:
         ticket = salient_ticket_of_budget(found, args.budget)
     else:
         ticket = salient_ticket(found, args.top_k)
-    ticket.provenance.update(facts)
+    ticket.provenance.update(measured.provenance)
     ticket.save(output)
+    if args.salience:
+        measured.save(args.salience)
     if args.json:
         figures = {
             "output": str(output),

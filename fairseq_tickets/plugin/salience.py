@@ -24,6 +24,7 @@ from fairseq_tickets.plugin.criterion import example_losses
 from fairseq_tickets.plugin.model import TicketRobertaConfig, TicketRobertaModel
 from fairseq_tickets.plugin.scoring import batches_of_like_length, moved, sample_of
 from fairseq_tickets.plugin.task import TicketSentencePredictionConfig, TicketSentencePredictionTask, task_name
+from fairseq_tickets.saliences import GAINS, DimensionSalience
 
 HEADS = ("random", "probe")
 HEAD_NAME = "sentence_classification_head"
@@ -43,8 +44,8 @@ def checkpoint_salience(
     device: str = "cpu",
     bf16: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Salience, dict[str, Any]]:
-    """Salience of every input dimension, and where it comes from. Under torch.distributed each worker does its part.
+) -> tuple[Salience, DimensionSalience]:
+    """Salience of every input dimension: to choose from, and to be saved. Each worker of torch.distributed does a part.
 
     Args:
         pretrained: θ₀, a checkpoint of a whole RoBERTa-class encoder.
@@ -106,7 +107,13 @@ def checkpoint_salience(
         bf16,
         None if progress is None else lambda count: progress(count, len(chosen)),
     )
-    facts: dict[str, Any] = {"task": task_name(Path(data)), "split": split, "precision": "bf16" if bf16 else "float32"}
+    facts: dict[str, Any] = {
+        "metric": metric,
+        "examples": found.examples,
+        "task": task_name(Path(data)),
+        "split": split,
+    }
+    facts["precision"] = "bf16" if bf16 else "float32"
     if metric != "activation":
         facts.update(batch_size=batch_size, head=head, seed=seed)
     facts.update(
@@ -115,7 +122,8 @@ def checkpoint_salience(
         package_version=__version__,
         torch_version=torch.__version__,
     )
-    return found, facts
+    scores = {name: table.numpy() for name, table in found.scores.items()}
+    return found, DimensionSalience(scores, dict(zip(GAINS, _gains(model))), facts)
 
 
 def load_pretrained(
@@ -153,6 +161,17 @@ def load_pretrained(
 def _linears(layer: TicketEncoderLayer) -> dict[str, Any]:
     parents = {name: layer.self_attn if name.endswith("_proj") else layer for name in MATRICES}
     return {name: getattr(parent, name) for name, parent in parents.items()}
+
+
+def _gains(model: TicketRobertaModel) -> tuple[Any, ...]:
+    """|γ| of the layer norms before each layer's attention and FFN: two arrays (layers, embed)."""
+    layers = encoder_layers(model)
+    first = model.ticket_encoder.layernorm_embedding
+    before = [first, *(layer.final_layer_norm for layer in layers[:-1])]
+    return tuple(
+        torch.stack([norm.weight.detach().abs().double().cpu() for norm in norms]).numpy()
+        for norms in (before, [layer.self_attn_layer_norm for layer in layers])
+    )
 
 
 def _of_equal_length(dataset: Any, indices: Sequence[int]) -> list[list[int]]:

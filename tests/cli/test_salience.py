@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from fairseq_tickets.cli import main
 from fairseq_tickets.parameters import MATRICES
 from fairseq_tickets.plugin.salience import HEAD_NAME, checkpoint_salience, load_pretrained
+from fairseq_tickets.saliences import DimensionSalience
 from fairseq_tickets.tickets import DominantTicket, load_dominant_ticket
 from tests.plugin import toy
 
@@ -166,3 +167,19 @@ def test_two_workers_agree_with_one(folder: Path) -> None:
         assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
         one, two = (load_dominant_ticket(folder / name) for name in ("one.json", "two.json"))
         assert one.dimensions == two.dimensions and one.provenance["examples"] == two.provenance["examples"]
+
+
+def test_what_was_measured_is_saved_with_the_gains_of_layer_norms(folder: Path) -> None:
+    assert salience(folder, "--metric", "activation", "--salience", str(folder / "a.npz")) == 0
+    found = DimensionSalience.load(folder / "a.npz")
+    exact, _ = checkpoint_salience(folder / "model.pt", folder / "data", "activation")
+    assert found.provenance["metric"] == "activation" and found.provenance["examples"] == exact.examples
+    for name in MATRICES:
+        assert found.scores[name].tolist() == exact.scores[name].tolist()
+    tensors = torch.load(folder / "model.pt", weights_only=True)["model"]
+    gain = found.gain("v_proj")
+    assert gain is not None and found.gain("fc2") is None
+    norms = ["layernorm_embedding", "layers.0.final_layer_norm", "layers.1.final_layer_norm"]
+    for layer, norm in enumerate(norms):
+        expected = tensors[f"encoder.sentence_encoder.{norm}.weight"].abs().double()
+        assert gain[layer].tolist() == expected.tolist()
