@@ -143,15 +143,15 @@ class TicketEncoderLayer(nn.Module):
         layer_norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"activation {activation!r} must be one of {', '.join(_ACTIVATIONS)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r} must be one of {', '.join(ACTIVATIONS)}")
         self.embed_dim, self.ffn_dim, self.num_heads = embed_dim, ffn_dim, num_heads
         self.self_attn = SelfAttention(embed_dim, num_heads, attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
         self.fc1: nn.Linear | None = nn.Linear(embed_dim, ffn_dim)
         self.fc2: nn.Linear | None = nn.Linear(ffn_dim, embed_dim)
         self.final_layer_norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
-        self.activation = _ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]
         self.dropout, self.activation_dropout = dropout, activation_dropout
         self.outputs: int | None = None
         self.ffn_gate: Tensor | None
@@ -237,4 +237,4 @@ def _replace(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
     linear.bias = nn.Parameter(bias.clone(), requires_grad=linear.bias.requires_grad)
 
 
-_ACTIVATIONS = {"gelu": F.gelu, "relu": torch.relu, "tanh": torch.tanh}
+ACTIVATIONS = {"gelu": F.gelu, "relu": torch.relu, "tanh": torch.tanh}

@@ -30,14 +30,21 @@ TASK_METRICS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def metrics_that_fit(regression: bool, classes: int) -> tuple[str, ...]:
+    """Names of the metrics that make sense for a task: correlations of real targets; F1 of two classes only."""
+    if regression:
+        return REGRESSION
+    return CLASSIFICATION if classes == 2 else ("accuracy", "mcc")
+
+
 def accuracy(predictions: ArrayLike, targets: ArrayLike) -> float:
     """Share of predictions that equal their target."""
     return float(np.mean(np.asarray(predictions) == np.asarray(targets)))
 
 
-def f1(predictions: ArrayLike, targets: ArrayLike) -> float:
-    """F1 of class 1, the positive class of GLUE's binary tasks; 0 when nothing is or is said to be positive."""
-    p, t = np.asarray(predictions) == 1, np.asarray(targets) == 1
+def f1(predictions: ArrayLike, targets: ArrayLike, positive: int = 1) -> float:
+    """F1 of class `positive`, 1 in GLUE's binary tasks; 0 when nothing is or is said to be positive."""
+    p, t = np.asarray(predictions) == positive, np.asarray(targets) == positive
     marked = float(p.sum() + t.sum())
     return 2 * float((p & t).sum()) / marked if marked else 0.0
 

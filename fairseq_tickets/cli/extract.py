@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable
 
 from fairseq_tickets.cli.numbers import number, whole
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import sha256
+from fairseq_tickets.recorded import attention_heads, options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +31,6 @@ How to choose sigma: it scales with the learning rate. Adam moves a weight by ab
 run with ten times the learning rate needs about ten times the sigma; the paper's 5e-5 goes with learning rates of
 1e-5 to 5e-5. --report shows where sigma lies: after enough L1 fine-tuning most parameters sit still (99 % below 1e-5
 in the paper) and some per mille lie far above; sigma belongs into the gap. Checkpoints must be float32."""
-
-# Heads of fairseq's own architectures, for checkpoints that record only the name.
-_HEADS_OF_ARCH = {"roberta": 12, "roberta_base": 12, "roberta_large": 16, "xlmr": 12}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--pretrained and --finetuned are the same file, {args.finetuned}")
     pretrained, before = _read(args.pretrained)
     finetuned, after = _read(args.finetuned)
-    heads = args.heads or recorded_heads(after) or recorded_heads(before)
+    heads = args.heads or attention_heads(after) or attention_heads(before)
     if heads is None:
         raise UserError("no checkpoint records the number of attention heads; give it with --heads")
     extraction.check_top_k(extraction.check_pair(pretrained, finetuned, heads), args.top_k)
@@ -110,24 +108,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def recorded_heads(checkpoint: Mapping[str, Any]) -> Optional[int]:
-    """Attention heads a layer, from the options that fairseq saves with a checkpoint; None if they don't say."""
-    options = _section(checkpoint, "model") or _options(checkpoint.get("args"))
-    heads = options.get("encoder_attention_heads")
-    if heads is None:
-        heads = _HEADS_OF_ARCH.get(str(options.get("_name") or options.get("arch")))
-    return None if heads is None else int(heads)
-
-
 def training_facts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Task, seed, λ and learning rate as the fine-tuned checkpoint records them; what it lacks is left out."""
     facts: dict[str, Any] = {}
-    data = _section(checkpoint, "task").get("data")
+    data = options(checkpoint, "task").get("data")
     if data:
         facts["task"] = Path(str(data)).name
-    criterion, optimization = _section(checkpoint, "criterion"), _section(checkpoint, "optimization")
+    criterion, optimization = options(checkpoint, "criterion"), options(checkpoint, "optimization")
     for name, value in (
-        ("seed", _section(checkpoint, "common").get("seed")),
+        ("seed", options(checkpoint, "common").get("seed")),
         ("l1_weight", criterion.get("l1_weight")),
         ("l1_mode", criterion.get("l1_mode")),
         ("lr", optimization.get("lr")),
@@ -171,15 +160,3 @@ def _checksums(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
     with ThreadPoolExecutor(2) as pool:
         digests = list(pool.map(sha256, files.values()))
     return {role: {"file": Path(path).name, "sha256": digest} for (role, path), digest in zip(files.items(), digests)}
-
-
-def _section(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """One section of a checkpoint's cfg as a dictionary; empty where there is none."""
-    cfg = checkpoint.get("cfg")
-    return _options(cfg.get(name)) if isinstance(cfg, Mapping) else {}
-
-
-def _options(section: Any) -> dict[str, Any]:
-    if isinstance(section, argparse.Namespace):
-        return vars(section)
-    return dict(section) if isinstance(section, Mapping) else {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets import safetensors_files
+from fairseq_tickets import recorded, safetensors_files
 from fairseq_tickets.convert.forward import eps_difference
 from fairseq_tickets.convert.names import EMBED_TOKENS
 from fairseq_tickets.convert.shape import (
@@ -21,7 +21,6 @@ from fairseq_tickets.convert.shape import (
     classification_heads,
     count_parameters,
     fairseq_checkpoint,
-    recorded_options,
 )
 from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer
 from fairseq_tickets.convert.to_huggingface import to_huggingface
@@ -72,7 +71,7 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
 
     config, tensors = dense_model(checkpoint)
     report = ExportReport(Path(output), config, count_parameters(tensors))
-    options = recorded_options(checkpoint)
+    options = recorded.options(checkpoint, "model")
     stock: ModelConfig = {**config, "pooler_activation_fn": str(options.get("pooler_activation_fn", "tanh"))}
     content = fairseq_checkpoint(tensors, stock)
     if config["layernorm_eps"] != FAIRSEQ_EPS:
@@ -124,7 +123,7 @@ def export_huggingface(
     config, tensors = dense_model(checkpoint)
     chosen = _choose_head(classification_heads(tensors), head)
     report = ExportReport(Path(output), config, count_parameters(tensors), chosen)
-    options = recorded_options(checkpoint)
+    options = recorded.options(checkpoint, "model")
     if chosen is not None and options.get("pooler_activation_fn", "tanh") != "tanh":
         raise UserError(
             f"pooler_activation_fn is {options['pooler_activation_fn']!r}; transformers' RoBERTa "

@@ -34,9 +34,10 @@ from fairseq_tickets.convert.names import (
     layer_to_fairseq,
     plain_hf_name,
 )
-from fairseq_tickets.convert.shape import FAIRSEQ_EPS, PADDING_ROWS, ModelConfig, config_from_hf
+from fairseq_tickets.convert.shape import FAIRSEQ_EPS, ModelConfig, config_from_hf
 from fairseq_tickets.convert.vocabulary import Dictionary, Vocabulary, make_dictionary
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.recorded import PADDING_ROWS
 
 BERT_TYPES = ("bert",)
 ROBERTA_TYPES = ("roberta", "xlm-roberta", "mpnet")

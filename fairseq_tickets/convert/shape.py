@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, Union
 
 from torch import Tensor
 
-from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, LM_HEAD, RELATIVE_BIAS
+from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, LM_HEAD
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.parameters import LAYERS_PREFIX
+from fairseq_tickets.recorded import model_settings, options
 
 FAIRSEQ_EPS = 1e-5  # stock fairseq's layer norms have no other
-PADDING_ROWS = 2  # fairseq's learned positions start at padding_idx + 1 = 2
 # the same functions under the same names on both sides, and what TicketEncoderLayer computes
 ACTIVATIONS = ("gelu", "relu", "tanh")
 MPNET_BUCKETS = 32  # whatever its config.json says, transformers' MPNet computes with so many
-_HEADS_BY_ARCH = {"roberta": 12, "roberta_base": 12, "roberta_large": 16, "xlmr": 12}
 ModelConfig = dict[str, Union[int, float, str, bool, None]]
 
 
@@ -75,31 +72,21 @@ def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:
     tensors = checkpoint.get("model")
     if not isinstance(tensors, Mapping) or EMBED_TOKENS not in tensors or EMBED_POSITIONS not in tensors:
         raise UserError(f"this checkpoint holds no RoBERTa model: no parameter is named {EMBED_TOKENS}")
-    recorded = recorded_options(checkpoint)
-    if recorded.get("encoder_normalize_before"):
-        raise UserError("this checkpoint is a pre-norm model (encoder_normalize_before); only RoBERTa's order is known")
-    layers = {int(name[len(LAYERS_PREFIX) :].split(".")[0]) for name in tensors if name.startswith(LAYERS_PREFIX)}
-    embed_dim = tensors[EMBED_TOKENS].shape[1]
-    heads = recorded.get("encoder_attention_heads")
-    if heads is None:
-        heads = _HEADS_BY_ARCH.get(str(recorded.get("_name", recorded.get("arch"))), embed_dim // 64)
-    ffn = next(
-        (t.shape[0] for n, t in tensors.items() if n.startswith(LAYERS_PREFIX) and n.endswith("fc1.weight")),
-        None,
-    )
-    bias = tensors.get(RELATIVE_BIAS)
+    recorded, known = options(checkpoint, "model"), model_settings(checkpoint)
+    embed_dim = known["encoder_embed_dim"]
+    buckets = known.get("relative_attention_buckets")
     return {
         "_name": "ticket_roberta",
-        **({} if bias is None else {"relative_attention_buckets": bias.shape[0]}),
-        "encoder_layers": len(layers),
+        **({} if buckets is None else {"relative_attention_buckets": int(buckets)}),
+        "encoder_layers": int(known.get("encoder_layers", 0)),
         "encoder_embed_dim": embed_dim,
-        "encoder_ffn_embed_dim": int(ffn or recorded.get("encoder_ffn_embed_dim", 4 * embed_dim)),
-        "encoder_attention_heads": int(heads),
-        "max_positions": tensors[EMBED_POSITIONS].shape[0] - PADDING_ROWS,
-        "layernorm_eps": float(recorded.get("layernorm_eps", FAIRSEQ_EPS)),
+        "encoder_ffn_embed_dim": int(known.get("encoder_ffn_embed_dim", 4 * embed_dim)),
+        "encoder_attention_heads": int(known.get("encoder_attention_heads", embed_dim // 64)),
+        "max_positions": known["max_positions"],
+        "layernorm_eps": float(known.get("layernorm_eps", FAIRSEQ_EPS)),
         "dropout": float(recorded.get("dropout", 0.1)),
         "attention_dropout": float(recorded.get("attention_dropout", 0.1)),
-        "activation_fn": str(recorded.get("activation_fn", "gelu")),
+        "activation_fn": str(known.get("activation_fn", "gelu")),
         "pooler_dropout": float(recorded.get("pooler_dropout", 0.0)),
     }
 
@@ -107,19 +94,6 @@ def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:
 def classification_heads(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the classification heads in a model's tensors, sorted."""
     return sorted({name.split(".")[1] for name in tensors if name.startswith("classification_heads.")})
-
-
-def recorded_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's settings as the checkpoint has them: cfg.model (mapping or Namespace), else args."""
-    model = checkpoint.get("args")
-    cfg = checkpoint.get("cfg")
-    if cfg is not None and "model" in cfg and cfg["model"] is not None:
-        model = cfg["model"]
-    if isinstance(model, Namespace):
-        return {name: value for name, value in vars(model).items() if value is not None}
-    if model is None:
-        return {}
-    return {str(name): model[name] for name in model if model[name] is not None}
 
 
 def fairseq_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ class Tokenizer:
         kind: "huggingface", "gpt2-bpe", "sentencepiece" or "wordpiece".
         files: the files it was made from.
         symbols: the piece of every number that `encode_batch` returns, as the fairseq dictionary writes it.
+        facts: what else task.json is to say about it: "lowercase", where the files leave that open.
     """
 
     kind: str
     files: tuple[Path, ...]
     symbols: Sequence[str]
+    facts: Mapping[str, Any] = {}
 
     def encode_batch(self, sentences: Sequence[str]) -> list[list[int]]:
         """Numbers of the pieces of each sentence: indices into `symbols`."""
@@ -45,7 +47,8 @@ class Tokenizer:
 
     def describe(self) -> dict[str, Any]:
         """Kind, files and checksums, for task.json."""
-        return {"kind": self.kind, "files": [{"file": f.name, "sha256": sha256(f)} for f in self.files]}
+        files = [{"file": f.name, "sha256": sha256(f)} for f in self.files]
+        return {"kind": self.kind, "files": files, **self.facts}
 
 
 class _Fast(Tokenizer):
@@ -191,7 +194,9 @@ def _wordpiece(path: Path) -> Tokenizer:
     backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(numbers, unk_token="[UNK]"))
     backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    return _Fast("wordpiece", (path,), backend)
+    made = _Fast("wordpiece", (path,), backend)
+    made.facts = {"lowercase": lowercase}
+    return made
 
 
 def _lowercase(config: Path, pieces: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""A part of a dataset, for training on nested random subsets."""
+"""A part of a dataset, for training on nested random subsets; and a dataset that says which part an example is of."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from fairseq.data import BaseWrapperDataset
+from torch import Tensor
+
+
+class MarkedDataset(BaseWrapperDataset):  # type: ignore[misc]
+    """A dataset whose batches say under "selected" which of their examples are in the selection part.
+
+    Args:
+        dataset: what it wraps; its batches have the examples' numbers under "id".
+        selected: by number, whether the example is in that part; (examples,) of bool.
+    """
+
+    def __init__(self, dataset: Any, selected: Tensor) -> None:
+        super().__init__(dataset)
+        self.selected = selected
+
+    def collater(self, samples: Sequence[Any]) -> Any:
+        """A batch, marked; an empty one stays empty."""
+        batch = self.dataset.collater(samples)
+        return {**batch, "selected": self.selected[batch["id"].view(-1)]} if batch else batch
 
 
 class ChosenDataset(BaseWrapperDataset):  # type: ignore[misc]

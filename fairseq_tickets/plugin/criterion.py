@@ -8,7 +8,7 @@ it.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import meters, metrics
 from torch import Tensor, nn
 
-from fairseq_tickets.metrics import METRICS, task_score
+from fairseq_tickets.metrics import METRICS, f1, task_score
 from fairseq_tickets.plugin import mixed_precision
 
 
@@ -49,12 +49,18 @@ class PredictionsMeter(meters.Meter):  # type: ignore[misc]
         for index, prediction, target, selected in rows:
             self.rows[int(index)] = (prediction, target, bool(selected))
 
-    def value(self, metric: str, part: str) -> float:
-        """A metric over "all", "select" or "report"; nan where the part is empty."""
+    def value(self, metric: str, part: str, positive: int = 1) -> float:
+        """A metric over "all", "select" or "report", F1 of class `positive`; nan where the part is empty."""
         kept = [r for r in self.rows.values() if part == "all" or r[2] == (part == "select")]
         if not kept:
             return math.nan
-        return METRICS[metric]([r[0] for r in kept], [r[1] for r in kept])
+        predictions, targets = [r[0] for r in kept], [r[1] for r in kept]
+        return f1(predictions, targets, positive) if metric == "f1" else METRICS[metric](predictions, targets)
+
+    def only_prediction(self) -> Optional[float]:
+        """What all predictions are, where they are one and the same; None where they differ or there are none."""
+        values = {row[0] for row in self.rows.values()}
+        return values.pop() if len(values) == 1 else None
 
     @property
     def smoothed_value(self) -> float:
@@ -109,11 +115,13 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
             log["ncorrect"] = (predictions == targets).sum()
         if not self.training:
             ids = sample["id"].view(-1)
-            columns = [ids, predictions, targets, task.selected(ids)]
+            selected = sample.get("selected")
+            columns = [ids, predictions, targets, torch.zeros_like(ids) if selected is None else selected]
             log["predictions"] = torch.stack([c.detach().double().cpu() for c in columns], 1).tolist()
             log["metrics"] = list(task.metric_names)
             log["logged"] = list(task.logged_metrics)
             log["selection"] = task.selects
+            log["positive"] = task.positive
         return (losses.sum() if reduce else losses), len(targets), log
 
     def logits(self, model: nn.Module, sample: dict[str, Any]) -> Tensor:
@@ -158,8 +166,8 @@ def log_evaluation(log: Mapping[str, Any], rows: Sequence[Sequence[float]], mete
     metrics.log_custom(PredictionsMeter, meter, rows)
     for part, suffix in parts(log).items():
         for name in log["logged"]:
-            metrics.log_derived(f"{prefix}{name}{suffix}", _metric(meter, name, part))
-        metrics.log_derived(f"{prefix}score{suffix}", mean_score({meter: log["metrics"]}, part))
+            metrics.log_derived(f"{prefix}{name}{suffix}", _metric(meter, name, part, log["positive"]))
+        metrics.log_derived(f"{prefix}score{suffix}", mean_score({meter: (log["metrics"], log["positive"])}, part))
 
 
 def parts(log: Mapping[str, Any]) -> dict[str, str]:
@@ -167,17 +175,17 @@ def parts(log: Mapping[str, Any]) -> dict[str, str]:
     return {"all": "", "select": "_select", "report": "_report"} if log["selection"] else {"all": ""}
 
 
-def mean_score(metric_names: Mapping[str, Sequence[str]], part: str) -> Callable[[Any], float]:
-    """The mean over tasks of the task's score; `metric_names` has the task's metrics by the name of its meter.
+def mean_score(tasks: Mapping[str, tuple[Sequence[str], int]], part: str) -> Callable[[Any], float]:
+    """The mean over tasks of the task's score; `tasks` has, by the name of a meter, metrics and F1's class.
 
     Tasks without predictions are left out: a split such as MNLI's second one belongs to some of the tasks only.
     """
 
     def score(logged: Any) -> float:
         scores = []
-        for meter, own in metric_names.items():
+        for meter, (own, positive) in tasks.items():
             if meter in logged:
-                values = {name: logged[meter].value(name, part) for name in own}
+                values = {name: logged[meter].value(name, part, positive) for name in own}
                 scores.append(math.nan if np.isnan(list(values.values())).any() else task_score(values, list(own)))
         return float(np.mean(scores))
 
@@ -191,5 +199,5 @@ def example_losses(logits: Tensor, targets: Tensor, regression: bool) -> Tensor:
     return F.cross_entropy(logits, targets.view(-1), reduction="none")
 
 
-def _metric(meter: str, name: str, part: str) -> Callable[[Any], float]:
-    return lambda logged: logged[meter].value(name, part)
+def _metric(meter: str, name: str, part: str, positive: int) -> Callable[[Any], float]:
+    return lambda logged: logged[meter].value(name, part, positive)

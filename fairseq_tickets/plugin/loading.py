@@ -5,47 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fairseq_tickets import checkpoint
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike
-
-SHAPE_KEYS = (
-    "encoder_layers",
-    "encoder_embed_dim",
-    "encoder_ffn_embed_dim",
-    "encoder_attention_heads",
-    "max_positions",
-    "layernorm_eps",
-    "relative_attention_buckets",
-)
-
-
-def checkpoint_options(path: PathLike) -> dict[str, Any]:
-    """Options of the model a checkpoint was saved with, from its config or, in old ones, its arguments."""
-    state = checkpoint.load(path)
-    config, arguments = state.get("cfg"), state.get("args")
-    if config is not None:
-        plain = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
-        model = plain.get("model")
-        if isinstance(model, dict):
-            return dict(model)
-        return dict(vars(model)) if model is not None else {}
-    return dict(vars(arguments)) if arguments is not None else {}
-
-
-def checkpoint_shape(path: PathLike) -> dict[str, Any]:
-    """The model's dimensions as far as the checkpoint's options tell them.
-
-    Raises:
-        UserError: the file is missing or no checkpoint.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"--finetune-from-model {path} does not exist")
-    options = checkpoint_options(path)
-    return {name: options[name] for name in SHAPE_KEYS if options.get(name) is not None}
 
 
 def load_finetuned(path: PathLike, data: PathLike | None = None) -> tuple[nn.Module, Any]:

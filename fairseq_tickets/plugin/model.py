@@ -18,10 +18,9 @@ from fairseq.models import register_model
 from fairseq.models.roberta import RobertaEncoder, RobertaModel
 from fairseq.models.roberta.model import base_architecture
 from fairseq.models.transformer import TransformerEncoder
-from omegaconf import II
 from torch import Tensor, nn
 
-from fairseq_tickets.encoder_layer import TicketEncoderLayer, encoder_layers, head_rows
+from fairseq_tickets.encoder_layer import ACTIVATIONS, TicketEncoderLayer, encoder_layers, head_rows
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape, is_dead_copy
 from fairseq_tickets.plugin.multitask_state import (
@@ -32,18 +31,20 @@ from fairseq_tickets.plugin.multitask_state import (
     saved_tickets,
     start_head,
 )
+from fairseq_tickets.plugin.start import STOCK_EPS
 from fairseq_tickets.plugin.trainable import note_parts
 from fairseq_tickets.relative_position import RelativePositionBias
 from fairseq_tickets.super_ticket.parts import sharing_parts
 from fairseq_tickets.tickets import SuperTicket
 
 GATED, COMPACT = "gated", "compact"
+POOLER_ACTIVATIONS = ("tanh", "gelu", "relu", "linear")
 TicketForm = ChoiceEnum([COMPACT, GATED])
 
 
 @dataclass
 class TicketRobertaConfig(FairseqDataclass):
-    """Shape and dropout. The shape is read from the checkpoint of --finetune-from-model where it isn't given."""
+    """Shape, function and dropout. All but dropout is read from the checkpoint to start from where it isn't given."""
 
     encoder_layers: Optional[int] = field(default=None, metadata={"help": "number of layers"})
     encoder_embed_dim: Optional[int] = field(default=None, metadata={"help": "width of the residual stream"})
@@ -60,9 +61,13 @@ class TicketRobertaConfig(FairseqDataclass):
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout after the FFN's activation"})
     pooler_dropout: float = field(default=0.1, metadata={"help": "dropout of the task head"})
-    activation_fn: str = field(default="gelu", metadata={"help": "activation of the FFNs"})
-    pooler_activation_fn: str = field(default="tanh", metadata={"help": "activation of the task head"})
-    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    activation_fn: Optional[str] = field(
+        default=None,
+        metadata={"help": f"activation of the FFNs: {', '.join(ACTIVATIONS)}; gelu where no checkpoint says"},
+    )
+    pooler_activation_fn: Optional[str] = field(
+        default=None, metadata={"help": "activation of the task head; tanh where no checkpoint says"}
+    )
 
 
 @dataclass
@@ -119,16 +124,23 @@ class TicketRobertaModel(RobertaModel):
         """
         for name in SHAPE_FIELDS:
             if getattr(cfg, name) is None:
-                start = cfg.finetune_from_model
-                known = f"{start} does not say it" if start else "there is no --finetune-from-model to read it from"
                 raise UserError(
-                    f"--{name.replace('_', '-')} is not set, and {known}; give the shape, or choose "
-                    "--arch ticket_roberta_base or ticket_roberta_large"
+                    f"--{name.replace('_', '-')} is not set, and no checkpoint to start from (--finetune-from-model, "
+                    "--restore-file) says it; give the shape, or choose --arch ticket_roberta_base or _large"
                 )
         args = Namespace(**{name: getattr(cfg, name) for name in TicketRobertaConfig.__dataclass_fields__})
         args.max_positions = cfg.max_positions or 512
         args.relative_attention_buckets = cfg.relative_attention_buckets
-        args.layernorm_eps = 1e-5 if cfg.layernorm_eps is None else cfg.layernorm_eps
+        args.layernorm_eps = STOCK_EPS if cfg.layernorm_eps is None else cfg.layernorm_eps
+        args.activation_fn = cfg.activation_fn or "gelu"
+        args.pooler_activation_fn = cfg.pooler_activation_fn or "tanh"
+        if args.activation_fn not in ACTIVATIONS:
+            raise UserError(f"--activation-fn {args.activation_fn} is unknown; choose from {', '.join(ACTIVATIONS)}")
+        if args.pooler_activation_fn not in POOLER_ACTIVATIONS:
+            raise UserError(
+                f"--pooler-activation-fn {args.pooler_activation_fn} is unknown; choose from "
+                f"{', '.join(POOLER_ACTIVATIONS)}"
+            )
         base_architecture(args)
         return cls(args, TicketRobertaEncoder(args, task.source_dictionary))
 

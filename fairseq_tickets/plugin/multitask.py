@@ -39,10 +39,14 @@ from fairseq_tickets.plugin.multitask_data import (
 )
 from fairseq_tickets.plugin.multitask_tasks import TaskEntry, entries_from_text, entries_to_text, read_tasks
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
+from fairseq_tickets.plugin.run_record import STATE, check_same_run, run_record
+from fairseq_tickets.plugin.start import Start, complete_inputs, complete_model, start_of
 from fairseq_tickets.plugin.task import (
     TicketSentencePredictionConfig,
     TicketSentencePredictionTask,
-    complete_shape,
+    arch_obeys_eps,
+    check_numbers,
+    check_start,
     retire_dead_copies,
 )
 from fairseq_tickets.plugin.trainable import note_parts, unwrapped
@@ -87,7 +91,11 @@ class TicketMultitaskConfig(FairseqDataclass):
     )
     init_token: Optional[int] = field(default=0, metadata={"help": "token put before each example; 0 is <s>"})
     separator_token: Optional[int] = field(
-        default=None, metadata={"help": "token put before the second sentence: 2 (</s>) for RoBERTa, none for BERT"}
+        default=None,
+        metadata={
+            "help": "token put before the second sentence: 2 (</s>) for RoBERTa, none for BERT; default: what the "
+            "checkpoint to start from was trained or imported with, else none; -1 = none"
+        },
     )
     shorten_method: SHORTEN_METHOD_CHOICES = field(
         default="truncate", metadata={"help": "what to do with examples longer than --max-positions"}
@@ -128,6 +136,7 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         self.tasks = dict(tasks)
         self.dictionary = next(iter(self.tasks.values())).source_dictionary
         self.weight_remaining: dict[str, float] = {}
+        self._positions: Optional[int] = None
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "TicketMultitaskTask":
@@ -213,10 +222,16 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
             UserError: a ticket can't be read or is for another model.
         """
         if not from_checkpoint:
-            complete_shape(cfg)
+            start = start_of(self.cfg)
+            complete_model(cfg, start, arch_obeys_eps(cfg))
+            self._complete_inputs(start)
+            self._keep_record(start)
             self._keep_list(cfg)
         with open_dict(cfg):
             cfg.max_positions = cfg.get("max_positions") or self.cfg.max_positions
+        self._positions = int(cfg.max_positions)
+        for task in self.tasks.values():
+            task._positions = self._positions
         model: Any = models.build_model(cfg, self, from_checkpoint)
         names = [entry.name for entry in self.entries]
         for entry in self.entries:
@@ -234,6 +249,29 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
                 raise UserError("tickets need --arch ticket_roberta, _base or _large")
         note_parts(model, sharing_parts(model, names, tickets))
         return model
+
+    def _complete_inputs(self, start: Optional[Start]) -> None:
+        """Join all tasks' pairs as the model to start from knows them."""
+        pairs = any((Path(entry.data) / "input1").is_dir() for entry in self.entries)
+        complete_inputs(self.cfg, start, pairs)
+        for task in self.tasks.values():
+            task.cfg.separator_token = self.cfg.separator_token
+
+    def _keep_record(self, start: Optional[Start]) -> None:
+        """As `TicketSentencePredictionTask.keep_record`, for all tasks."""
+        parts = {entry.name: (self.tasks[entry.name], entry.ticket) for entry in self.entries}
+        record = run_record(self.cfg, parts, several=True)
+        check_same_run(start, self.cfg, record)
+        for task in self.tasks.values():
+            check_start(start, task, record)
+        self.state.merge_state_dict({STATE: record})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `TicketSentencePredictionTask.load_state_dict`, for all tasks."""
+        super().load_state_dict(state_dict)
+        if STATE in state_dict:
+            for name, task in self.tasks.items():
+                check_numbers(state_dict[STATE], task, name)
 
     def _keep_list(self, cfg: Any) -> None:
         """Write the list of tasks into what the trainer saves: `self.cfg` is a copy, the model's options are not."""
@@ -316,8 +354,8 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         optimizer.step()
 
     def max_positions(self) -> int:
-        """Longest example."""
-        return int(self.cfg.max_positions)
+        """Longest example: what the options allow and, once there is a model, what it has positions for."""
+        return min(int(self.cfg.max_positions), self._positions or int(self.cfg.max_positions))
 
     @property
     def source_dictionary(self) -> Any:

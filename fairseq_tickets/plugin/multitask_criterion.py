@@ -44,7 +44,9 @@ class TicketMultitaskCriterion(TicketSentencePredictionCriterion):
                 log[_RIGHT + name] = right if own else zero
         if not self.training:
             log["task"] = sample["task"]
-            log["metrics of all"] = {_meter(name): list(task.metric_names) for name, task in self.task.tasks.items()}
+            log["metrics of all"] = {
+                _meter(name): (list(task.metric_names), task.positive) for name, task in self.task.tasks.items()
+            }
         return loss, size, log
 
     def logits(self, model: nn.Module, sample: dict[str, Any]) -> Tensor:

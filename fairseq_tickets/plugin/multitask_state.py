@@ -93,25 +93,29 @@ def check_heads(state_dict: Mapping[str, Any], tasks: Sequence[str], all_needed:
 
 
 def start_head(state_dict: dict[str, Any], heads: nn.ModuleDict, head: str, wanted: str, task: Optional[str]) -> None:
-    """Give the one head of a single-task model the weights of a head of a checkpoint of several tasks, in place.
+    """Give the one head of a single-task model the weights of the head of a checkpoint to start from, in place.
 
     Args:
-        state_dict: to be loaded; a checkpoint that has `head` itself stays as it is.
+        state_dict: to be loaded.
         heads: the model's.
         head: the name of its head.
-        wanted: the head to take; AUTO = that of `task` where it is there and fits, NEW = a fresh one.
+        wanted: the head to take; AUTO = the one called `head` or, from several tasks, that of `task`, where it is there
+            and fits; NEW = a fresh one.
         task: name of the data's task.
 
     Raises:
         UserError: the head that `wanted` names is not there or has another number of classes.
     """
     found = saved_heads(state_dict)
-    if wanted == NEW or head in found:
+    if wanted == NEW:
+        _drop_head(state_dict, head)
         return
-    source = task if wanted == AUTO else wanted
+    source = wanted if wanted != AUTO else head if head in found else task
     if source not in found:
         if wanted != AUTO:
-            raise UserError(f"--start-head {wanted}: the checkpoint has no such head; its heads are {', '.join(found)}")
+            raise UserError(
+                f"--start-head {wanted}: the checkpoint has no such head; its heads are {', '.join(found) or 'none'}"
+            )
         return
     weights = {key: value for key, value in state_dict.items() if key.startswith(f"{HEADS}{source}.")}
     for name, tensor in heads[head].state_dict().items():
@@ -122,10 +126,17 @@ def start_head(state_dict: dict[str, Any], heads: nn.ModuleDict, head: str, want
                     f"--start-head {wanted}: its {name} does not fit this task, which needs {tuple(tensor.shape)}"
                 )
             logger.info(f"head {source} of the checkpoint does not fit this task: starting a new one")
+            _drop_head(state_dict, head)
             return
     for name in heads[head].state_dict():
         state_dict[f"{HEADS}{head}.{name}"] = weights[f"{HEADS}{source}.{name}"]
     logger.info(f"starting from head {source} of the checkpoint")
+
+
+def _drop_head(state_dict: dict[str, Any], head: str) -> None:
+    """Remove a head's weights, in place: fairseq then keeps the model's own, fresh ones."""
+    for key in [key for key in state_dict if key.startswith(f"{HEADS}{head}.")]:
+        del state_dict[key]
 
 
 def drop_ticket_buffers(state_dict: dict[str, Any], keep: Sequence[str]) -> None:

@@ -6,10 +6,8 @@ metrics are logged for the whole split (`accuracy`), for that part (`accuracy_se
 (`accuracy_report`).
 """
 
-import contextlib
 import logging
-from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,17 +29,19 @@ from fairseq_tickets.dominant_ticket.updates import parts_of, trainable_slices
 from fairseq_tickets.encoder_layer import RECOMPUTE, encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
-from fairseq_tickets.metrics import CLASSIFICATION, METRICS, REGRESSION
+from fairseq_tickets.metrics import METRICS, metrics_that_fit
 from fairseq_tickets.parameters import is_dead_copy
-from fairseq_tickets.plugin import mixed_precision
-from fairseq_tickets.plugin.chosen import ChosenDataset
+from fairseq_tickets.plugin import labels, mixed_precision
+from fairseq_tickets.plugin.chosen import ChosenDataset, MarkedDataset
 from fairseq_tickets.plugin.delta_checkpoints import delta_state
 from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion
-from fairseq_tickets.plugin.loading import checkpoint_shape
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
 from fairseq_tickets.plugin.multitask_state import AUTO
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
+from fairseq_tickets.plugin.origin import check_origin, symbols_digest
+from fairseq_tickets.plugin.run_record import STATE, check_same_run, run_record
 from fairseq_tickets.plugin.splits import check_split
+from fairseq_tickets.plugin.start import Start, complete_inputs, complete_model, opened, section_of, start_of
 from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts, random_element_parts, unwrapped
 from fairseq_tickets.tickets import SuperTicket, load_ticket
 from fairseq_tickets.updates.parts import Part
@@ -58,7 +58,11 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
 
     init_token: Optional[int] = field(default=0, metadata={"help": "token put before each example; 0 is <s>"})
     separator_token: Optional[int] = field(
-        default=None, metadata={"help": "token put before the second sentence: 2 (</s>) for RoBERTa, none for BERT"}
+        default=None,
+        metadata={
+            "help": "token put before the second sentence: 2 (</s>) for RoBERTa, none for BERT; default: what the "
+            "checkpoint to start from was trained or imported with, else none; -1 = none"
+        },
     )
     shorten_method: ChoiceEnum(["none", "truncate", "random_crop"]) = field(  # type: ignore[valid-type]
         default="truncate", metadata={"help": "what to do with examples longer than --max-positions"}
@@ -132,8 +136,8 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
     start_head: str = field(
         default=AUTO,
         metadata={
-            "help": "starting from a checkpoint of several tasks: the task whose head to go on with; 'auto' = the one "
-            "named like this task if there is one, 'new' = a new head"
+            "help": "head of the checkpoint to start from that training goes on with, by name; 'auto' = the one of the "
+            "same name or, from a checkpoint of several tasks, this task's, if there is one; 'new' = a new head"
         },
     )
     metric: Optional[str] = field(
@@ -154,7 +158,9 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         regression: True for real-valued targets.
         metric_names: metrics whose mean is the task's score.
         logged_metrics: these and the others that make sense for the task.
-        selects: True when a part of the validation split is set aside for selection.
+        selects: True when a part of an evaluated split is set aside for selection.
+        label_names: of the classes, by index; empty for regression.
+        positive: index of the class that F1 is of.
     """
 
     def __init__(self, cfg: Any, data_dictionary: Any, label_dictionary: Any) -> None:
@@ -162,10 +168,12 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         self.regression = bool(cfg.regression_target)
         default = "pearson,spearman" if self.regression else "accuracy"
         self.metric_names = tuple((cfg.metric or default).split(","))
-        kind = REGRESSION if self.regression else CLASSIFICATION if cfg.num_classes == 2 else ("accuracy", "mcc")
-        self.logged_metrics = tuple(dict.fromkeys([*self.metric_names, *kind]))
+        fitting = metrics_that_fit(self.regression, cfg.num_classes)
+        self.logged_metrics = tuple(dict.fromkeys([*self.metric_names, *fitting]))
         self.selects = cfg.select_fraction > 0
-        self._selected: Optional[Tensor] = None
+        self.label_names = [] if self.regression else labels.names_of(label_dictionary)
+        self.positive = labels.positive_class(self.label_names)
+        self._positions: Optional[int] = None
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "TicketSentencePredictionTask":
@@ -182,18 +190,15 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             )
         if not 0 <= cfg.select_fraction < 1:
             raise UserError(f"--select-fraction {cfg.select_fraction} must be at least 0 and less than 1")
+        if cfg.random_elements is not None and (cfg.ticket or cfg.delta_checkpoints):
+            other = "--ticket" if cfg.ticket else "--delta-checkpoints"
+            raise UserError(f"--random-elements {cfg.random_elements} can't be combined with {other}")
         complete_from_task_json(cfg, data)
-        unknown = [name for name in (cfg.metric or "").split(",") if name and name not in METRICS]
-        if unknown:
-            raise UserError(f"--metric {unknown[0]} is unknown; choose from {', '.join(METRICS)}")
-        labels = data / "label" / "dict.txt"
-        if not cfg.regression_target:
-            if not labels.is_file():
-                raise UserError(f"{labels} is missing: a classification task needs its label dictionary")
-            count = sum(1 for line in labels.read_text(encoding="utf-8").splitlines() if line.strip())
-            if cfg.num_classes < count:
-                raise UserError(f"--num-classes {cfg.num_classes} is too small: {labels} names {count} labels")
+        complete_classes(cfg, data, cls.load_dictionary)
+        check_metrics(cfg)
         task: TicketSentencePredictionTask = super().setup_task(cfg, **kwargs)
+        if "f1" in task.logged_metrics and labels.POSITIVE not in task.label_names:
+            logger.info(f"F1 is of class {task.label_names[task.positive]!r}, the second in label/dict.txt")
         task.check_best_metric(cfg.best_checkpoint_metric)
         return task
 
@@ -222,6 +227,9 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             UserError: the split isn't there, isn't whole, or has no labels.
         """
         check_split(Path(self.cfg.data), split, self.regression)
+        labels.check_split_labels(
+            Path(self.cfg.data), split, self.label_dictionary, 0 if self.regression else self.cfg.num_classes
+        )
         dataset = super().load_dataset(split, combine, **kwargs)
         if split == "train" and self.cfg.length_bucket > 0 and isinstance(dataset, SortDataset):
             buckets = np.asarray(dataset.sizes[0]) // self.cfg.length_bucket
@@ -229,22 +237,33 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         if split == "train" and self.cfg.train_examples is not None:
             chosen = random_part(len(dataset), self.cfg.train_examples, self.cfg.train_examples_seed, "train")
             dataset = self.datasets[split] = ChosenDataset(dataset, chosen)
-        if split == "valid":
-            chosen = list(range(len(dataset)))
-            if self.cfg.valid_examples is not None:
-                chosen = random_part(len(dataset), self.cfg.valid_examples, self.cfg.select_seed, "valid")
-            if self.selects:
-                self._selected = torch.zeros(len(dataset), dtype=torch.bool)
-                self._selected[chosen] = selection(len(chosen), self.cfg.select_fraction, self.cfg.select_seed)
-            if len(chosen) < len(dataset):
-                dataset = self.datasets[split] = ChosenDataset(dataset, chosen)
+        if split != "train":
+            examples, chosen = len(dataset), list(range(len(dataset)))
+            if split == "valid" and self.cfg.valid_examples is not None:
+                chosen = random_part(examples, self.cfg.valid_examples, self.cfg.select_seed, "valid")
+            if len(chosen) < examples:
+                dataset = ChosenDataset(dataset, chosen)
+            if self.selects:  # every split by a mask of its own: MNLI's second one has other examples
+                selected = torch.zeros(examples, dtype=torch.bool)
+                selected[chosen] = selection(len(chosen), self.cfg.select_fraction, self.cfg.select_seed)
+                dataset = MarkedDataset(dataset, selected)
+            self.datasets[split] = dataset
         return dataset
 
-    def selected(self, ids: Tensor) -> Tensor:
-        """Which examples of the validation split belong to the selection part: (batch,) of 0 and 1."""
-        if self._selected is None or not len(ids) or int(ids.max()) >= len(self._selected):
-            return torch.zeros_like(ids)
-        return self._selected.to(ids.device)[ids].to(ids.dtype)
+    def max_positions(self) -> int:
+        """Longest example: what the options allow and, once there is a model, what it has positions for."""
+        return min(int(self.cfg.max_positions), self._positions or int(self.cfg.max_positions))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called by fairseq with a checkpoint's task state, to evaluate it.
+
+        Raises:
+            UserError: the data's words or labels have other numbers than those that the checkpoint was trained with.
+        """
+        super().load_state_dict(state_dict)
+        saved = state_dict.get(STATE)
+        if saved is not None:
+            check_numbers(saved, self, "")
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, give it its head, and put it under the ticket.
@@ -254,37 +273,49 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         Raises:
             UserError: the ticket can't be read or is for another model.
         """
+        start = None if from_checkpoint else start_of(self.cfg)
         if not from_checkpoint:
-            complete_shape(cfg)
+            complete_model(cfg, start, arch_obeys_eps(cfg))
+            complete_inputs(self.cfg, start, (Path(self.cfg.data) / "input1").is_dir())
+            self.keep_record(start)
         with opened(cfg) as options:
             options["max_positions"] = options.get("max_positions") or self.cfg.max_positions
+            self._positions = int(options["max_positions"])
         model: nn.Module = models.build_model(cfg, self, from_checkpoint)
         model.register_classification_head(  # type: ignore[operator]
             self.cfg.classification_head_name, num_classes=self.cfg.num_classes
         )
         if not isinstance(model, TicketRobertaModel):
             retire_dead_copies(model)
-        elif not from_checkpoint:
+            if self.cfg.start_head != AUTO and not from_checkpoint:
+                raise UserError(f"--start-head {self.cfg.start_head} needs --arch ticket_roberta, _base or _large")
+        elif start is not None and not start.resumes:
             model.head_start = (self.cfg.classification_head_name, self.cfg.start_head, task_name(Path(self.cfg.data)))
-        parts = self.trainable_parts(model, cfg) if not from_checkpoint else None
+        parts = self.trainable_parts(model) if not from_checkpoint else None
         note_parts(model, parts)
         return model
 
-    def trainable_parts(self, model: nn.Module, cfg: Any) -> Optional[Mapping[str, Sequence[Part]]]:
+    def keep_record(self, start: Optional[Start]) -> None:
+        """Note in the checkpoints to come what this run is made of; see run_record.py.
+
+        Raises:
+            UserError: training would go on from something else, or the data's words aren't the model's.
+        """
+        record = run_record(self.cfg, {self.cfg.classification_head_name: (self, self.cfg.ticket)}, several=False)
+        check_start(start, self, record)
+        self.state.merge_state_dict({STATE: record})
+
+    def trainable_parts(self, model: nn.Module) -> Optional[Mapping[str, Sequence[Part]]]:
         """Put a fresh model under the ticket or the random elements that the options ask for.
 
         Returns:
             the parts of parameters that optimizer `ticket` may move; None = whatever requires a gradient.
         """
-        if self.cfg.random_elements is not None and (self.cfg.ticket or self.cfg.delta_checkpoints):
-            other = "--ticket" if self.cfg.ticket else "--delta-checkpoints"
-            raise UserError(f"--random-elements {self.cfg.random_elements} can't be combined with {other}")
         if self.cfg.random_elements is not None:
             return random_element_parts(model, self.cfg.random_elements, self.cfg.random_elements_seed)
         parts = self.apply_ticket(model, self.cfg.ticket) if self.cfg.ticket else None
         if self.cfg.delta_checkpoints:
-            with opened(cfg) as options:
-                base = options.get("finetune_from_model")
+            base = (section_of(self.cfg, "checkpoint") or {}).get("finetune_from_model")
             self.state.merge_state_dict(delta_state(model, self.cfg.ticket, base))
         return parts
 
@@ -388,31 +419,90 @@ def complete_from_task_json(cfg: Any, data: Path) -> None:
             cfg.regression_target = regression
             cfg.num_classes = classes if cfg.num_classes < 1 else cfg.num_classes
             cfg.metric = cfg.metric or ",".join(known["metrics"])
-    elif cfg.num_classes < 1:
+
+
+def complete_classes(cfg: Any, data: Path, load_dictionary: Callable[[str], Any]) -> None:
+    """Fill in the number of classes from the label dictionary; a contradiction is a UserError."""
+    path = data / "label" / "dict.txt"
+    if cfg.regression_target:
+        if cfg.num_classes > 1:
+            raise UserError(
+                f"--num-classes {cfg.num_classes} doesn't fit a regression: {data} has one score an example"
+            )
+        classes = 1
+    else:
+        if not path.is_file():
+            scores = data / "label" / "train.label"
+            hint = f"; {scores} holds scores: give --regression-target" if scores.is_file() else ""
+            raise UserError(f"{path} is missing: a classification task needs its label dictionary{hint}")
+        classes = labels.checked_classes(cfg.num_classes, labels.names_of(load_dictionary(str(path))), path)
+    with open_dict(cfg):
+        cfg.num_classes = classes
+
+
+def check_metrics(cfg: Any) -> None:
+    """Raise UserError for a metric that is unknown or doesn't fit the task."""
+    fitting = metrics_that_fit(bool(cfg.regression_target), cfg.num_classes)
+    for name in (cfg.metric or "").split(",") if cfg.metric else []:
+        if name not in METRICS:
+            raise UserError(f"--metric {name} is unknown; choose from {', '.join(METRICS)}")
+        if name not in fitting:
+            kind = "a regression" if cfg.regression_target else f"a classification with {cfg.num_classes} classes"
+            raise UserError(f"--metric {name} doesn't fit {kind}; choose from {', '.join(fitting)}")
+
+
+def arch_obeys_eps(cfg: Any) -> bool:
+    """Is the model one of ours? Stock fairseq's layer norms have one epsilon."""
+    with opened(cfg) as options:
+        return str(options.get("_name") or options.get("arch")).startswith("ticket_")
+
+
+def check_start(start: Optional[Start], task: "TicketSentencePredictionTask", record: Mapping[str, Any]) -> None:
+    """Check what training starts from against the run to come and its data; `task` is any one of the run's.
+
+    Raises:
+        UserError: it is another run's checkpoint, or its words have other numbers than the data's.
+    """
+    if start is None:
+        return
+    check_same_run(start, task.cfg, record)
+    check_origin(start.path, task.source_dictionary.symbols, task.cfg.data)
+    saved = (start.content.get("task_state") or {}).get(STATE)
+    if saved is not None and saved.get("dictionary") != record["dictionary"]:
         raise UserError(
-            f"--num-classes is not set and {path} does not exist to read it from; "
-            "give the number of classes, or make the folder with `fairseq-tickets prepare`"
+            f"{task.cfg.data}/input0/dict.txt is not the dictionary that {start.path} was trained with: its words have "
+            "other numbers; prepare the data with the model's own dict.txt"
         )
 
 
-def complete_shape(cfg: Any) -> None:
-    """Fill in what of the model's shape isn't given, from the checkpoint to start from."""
-    with opened(cfg) as options:
-        start = options.get("finetune_from_model")
-        for name, value in (checkpoint_shape(start) if start else {}).items():
-            # --max-positions is also the task's limit on examples; the position table is the checkpoint's matter
-            if options.get(name) is None or name == "max_positions":
-                options[name] = value
+def check_numbers(saved: Mapping[str, Any], task: "TicketSentencePredictionTask", name: str) -> None:
+    """Check that the data's words and labels have the numbers that a checkpoint's run record tells of.
 
+    Args:
+        saved: the record.
+        task: reads the data.
+        name: of the task in a run of several; "" in one of its own.
 
-@contextlib.contextmanager
-def opened(cfg: Any) -> Iterator[Any]:
-    """A model's options as a mapping that can be written to; fairseq's older archs, like roberta, get a Namespace."""
-    if isinstance(cfg, Namespace):
-        yield vars(cfg)
-    else:
-        with open_dict(cfg):
-            yield cfg
+    Raises:
+        UserError: naming the dictionary at fault.
+    """
+    data = task.cfg.data
+    if saved.get("dictionary") != symbols_digest(task.source_dictionary.symbols):
+        raise UserError(
+            f"{data}/input0/dict.txt is not the dictionary that the checkpoint was trained with: its words have other "
+            "numbers; prepare the data with the model's own dict.txt"
+        )
+    trained = ((saved.get("tasks") or {}).get(name) or {}).get("labels") or []
+    if trained != task.label_names and sorted(trained) == sorted(task.label_names):
+        raise UserError(
+            f"{data}/label/dict.txt has the labels {', '.join(task.label_names)}, and the checkpoint was trained with "
+            f"{', '.join(trained)}, in that order; prepare the data in the same order"
+        )
+    used = saved.get("inputs") or {}
+    for option in ("init_token", "separator_token"):
+        if option in used and used[option] != task.cfg[option]:
+            given = f"--{option.replace('_', '-')} is {task.cfg[option]}"
+            logger.warning(f"{given}, and the checkpoint was trained with {used[option]}")
 
 
 def selection(examples: int, fraction: float, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
 from fairseq_tickets.protocol.recording import Recorder
 from fairseq_tickets.protocol.store import CHECKPOINT, COUNTS, RESULT, TICKET, write_done, write_result
+from fairseq_tickets.recorded import attention_heads
 
 CRITERION, L1_CRITERION = "ticket_sentence_prediction", "ticket_sentence_prediction_l1"
 ADAM_BETAS = "(0.9, 0.999)"
@@ -371,8 +372,10 @@ def task_facts(data: Path) -> dict[str, Any]:
 
 
 def _heads(state: Mapping[str, Any]) -> int:
-    options = (state.get("cfg") or {}).get("model") or {}
-    return int((options if isinstance(options, Mapping) else vars(options))["encoder_attention_heads"])
+    heads = attention_heads(state)
+    if heads is None:
+        raise UserError("the checkpoint doesn't record its number of attention heads (cfg.model)")
+    return heads
 
 
 def _ticket_of(start: Path) -> Any:

@@ -19,6 +19,7 @@ from fairseq_tickets.convert.shape import config_from_checkpoint
 from fairseq_tickets.convert.vocabulary import write_dictionary
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape
+from fairseq_tickets.recorded import model_settings
 from fairseq_tickets.tickets import SuperTicket
 from tests.convert.toy import BERT_WORDS, hf_model, stock_fairseq, write_folder
 from tests.plugin.toy import (
@@ -171,10 +172,9 @@ def test_fairseq_export_goes_on_training_under_the_plugin(imported: Path, tmp_pa
     model, saved = trained(None, eps=1e-12)
     export_fairseq(saved, tmp_path / "model.pt")
     assert not (tmp_path / "dict.txt").exists()
-    from fairseq_tickets.plugin.loading import checkpoint_shape
-
-    shape = checkpoint_shape(tmp_path / "model.pt")
-    assert shape == {name: value for name, value in saved["cfg"]["model"].items() if name in shape} and len(shape) == 6
+    shape = model_settings(checkpoint.load(tmp_path / "model.pt"))
+    known = {name: value for name, value in saved["cfg"]["model"].items() if name in shape}
+    assert shape == {"activation_fn": "gelu", "pooler_activation_fn": "tanh", **known} and len(shape) == 8
     again = ticket_roberta(layernorm_eps=shape["layernorm_eps"])
     again.load_state_dict(checkpoint.load(tmp_path / "model.pt")["model"])
     batch = tokens()
@@ -252,7 +252,7 @@ def test_other_architectures_are_refused(tmp_path: Path) -> None:
     _, saved = trained(None)
     options = saved["cfg"]["model"]
     for change, message in (
-        ({"encoder_normalize_before": True}, "pre-norm"),
+        ({"encoder_normalize_before": True}, "encoder_normalize_before"),
         ({"activation_fn": "gelu_fast"}, "activation_fn 'gelu_fast' has no counterpart"),
         ({"pooler_activation_fn": "relu"}, "tanh only"),
     ):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from fairseq.data import FairseqDataset
 from omegaconf import OmegaConf
 
@@ -57,9 +56,11 @@ def test_evaluation_on_a_part_of_dev(tmp_path: Path) -> None:
     ids = [int(part.dataset("valid")[index]["id"]) for index in range(7)]
     assert ids == sorted(set(ids)) and max(ids) < examples
     # the part for selection is of these: half of 7 is 3.5, to even 4, and nothing outside them
-    chosen = part.selected(torch.arange(examples))
-    assert int(chosen.sum()) == 4 and not set(chosen.nonzero().view(-1).tolist()) - set(ids)
-    assert int(whole.selected(torch.arange(examples)).sum()) == round(examples / 2)
+    marked = part.dataset("valid").selected
+    assert int(marked.sum()) == 4 and not set(marked.nonzero().view(-1).tolist()) - set(ids)
+    dataset = whole.dataset("valid")
+    batch = dataset.collater([dataset[index] for index in range(examples)])
+    assert int(batch["selected"].sum()) == round(examples / 2)
     assert set(ids) < {int(whole.dataset("valid")[index]["id"]) for index in range(examples)}
 
 

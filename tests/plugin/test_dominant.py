@@ -19,8 +19,9 @@ from fairseq_tickets.encoder_layer import encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, ModelShape, is_dead_copy, matrix_name, parse
 from fairseq_tickets.plugin.criterion import example_losses
+from fairseq_tickets.plugin.delta_checkpoints import STATE, shrunk
 from fairseq_tickets.plugin.loading import load_finetuned
-from fairseq_tickets.tickets import DominantTicket
+from fairseq_tickets.tickets import DominantTicket, load_ticket
 from fairseq_tickets.updates.optimizer import SlicedOptimizer
 
 from . import toy
@@ -388,8 +389,16 @@ def test_a_model_that_left_its_base_gives_no_delta(folder: Path, tmp_path: Path,
     out = tmp_path / "out"
     train(folder / "data", out, other, "--ticket", ticket, "--max-epoch", "1")
     words = ["--ticket", ticket, "--delta-checkpoints", "--max-epoch", "2"]
+    words += ["--reset-optimizer", "--restore-file", str(out / "checkpoint_last.pt")]
+    with pytest.raises(UserError, match="needs --finetune-from-model"):
+        train(folder / "data", tmp_path / "new", None, *words)
+    with pytest.raises(UserError, match="--delta-checkpoints was False there and is True here"):
+        train(folder / "data", out, folder / "model.pt", *words[:-3])
+    state = {**checkpoint.load(out / "checkpoint_last.pt"), "task_state": {}}
+    base = str(folder / "model.pt")
+    state["task_state"] = {STATE: {"ticket": load_ticket(ticket).to_json(), "base": base}}
     with pytest.raises(UserError, match="differs from .*model.pt outside the ticket"):
-        train(folder / "data", out, folder / "model.pt", *words)
+        shrunk(state)
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_validate_honours_the_ticket_of_a_checkpoint(folder: Path, tmp_path: Pat
     assert model.ticket_encoder.ticket_form == form
 
 
-def test_resuming_under_a_ticket_without_its_file(folder: Path, tmp_path: Path) -> None:
+def test_resuming_under_a_ticket_wherever_its_file_lies(folder: Path, tmp_path: Path) -> None:
     TICKET.save(tmp_path / "ticket.json")
     shutil.copy(tmp_path / "ticket.json", tmp_path / "kept.json")
     whole = train(
@@ -190,10 +190,11 @@ def test_resuming_under_a_ticket_without_its_file(folder: Path, tmp_path: Path) 
     )
     out = tmp_path / "out"
     train(folder / "binary", out, folder / "model.pt", "--ticket", str(tmp_path / "ticket.json"), "--max-epoch", "2")
-    resumed = train(folder / "binary", out, folder / "model.pt", "--max-epoch", "3")
+    kept = str(tmp_path / "kept.json")
+    resumed = train(folder / "binary", out, folder / "model.pt", "--ticket", kept, "--max-epoch", "3")
     assert len(resumed.losses) == 6
     assert resumed.losses == pytest.approx(whole.losses[12:], abs=1e-6)
-    with pytest.raises(UserError, match="trained under another super ticket"):
+    with pytest.raises(UserError, match="holds another run.*--ticket is another one there"):
         SuperTicket.full(SHAPE).save(tmp_path / "full.json")
         train(folder / "binary", out, folder / "model.pt", "--ticket", str(tmp_path / "full.json"), "--max-epoch", "4")
 
