@@ -1,15 +1,17 @@
 """fairseq's checkpoints, read and written safely: the only place that calls torch.load and torch.save.
 
-Reading has `weights_only` semantics: a pickle that would call anything outside a short allow-list (see safe_pickle.py)
-is refused. Writing goes to a temporary file that is renamed when whole. `plugin/checkpoints.py` gives fairseq-train the
-same two functions.
+A pickle that names anything outside a short allow-list (safe_pickle.py) is refused before PyTorch reads it, as are
+containers that are damaged or claim more than they hold (archive.py) and numbers that are no weights (weights.py).
+Writing goes to a temporary file that is renamed when whole. `plugin/checkpoints.py` gives fairseq-train the same two
+functions.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
-import pickle
+import logging
 import shutil
 import time
 import zipfile
@@ -20,60 +22,52 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from fairseq_tickets import safe_pickle, safetensors_files
+from fairseq_tickets import archive, safe_pickle, safetensors_files
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, atomic_write
 from fairseq_tickets.parameters import current_names, is_dead_copy
+from fairseq_tickets.weights import check_finite, checked_weights, half_precision
 
-ZIP_START, PICKLE_START = b"PK\x03\x04", b"\x80"
 STALE_SECONDS = 600
 NAMED_ALLOW_LIST = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")  # PyTorch >= 2.6
-MEMORY_MAPPING = "mmap" in (torch.load.__kwdefaults__ or {}) or "mmap" in torch.load.__code__.co_varnames  # >= 2.1
+logger = logging.getLogger(__name__)
 
 
-def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False, finite: bool = True) -> dict[str, Any]:
     """The dictionary in a checkpoint written by fairseq (any age) or PyTorch; {"model": tensors} from safetensors.
 
-    `args` is an argparse.Namespace or None, `cfg` a plain dictionary, also where an omegaconf object was pickled. The
-    names under "model" are those of fairseq 0.12.2, whatever naming the file has (`parameters.current_names`).
+    `args` is an argparse.Namespace or None, `cfg` a plain dictionary or None, also where an omegaconf object was
+    pickled. "model", where it is there, holds weights by the names of fairseq 0.12.2, whatever naming the file has
+    (`parameters.current_names`); half precision is allowed, and said in a warning.
 
     Args:
-        mmap: leave the tensors in the file until they are used, where PyTorch can (>= 2.1, files since 1.6).
+        mmap: leave the tensors in the file until they are used (files since PyTorch 1.6).
+        finite: refuse weights that are NaN or infinite; False for those who look themselves as they read.
 
     Raises:
-        UserError: missing, unreadable, empty, cut, not a checkpoint, or a pickle that names something not allowed.
+        UserError: missing, unreadable, empty, cut, damaged, not a checkpoint, a pickle that names something not
+            allowed, or a model that isn't one (`weights.checked_weights`), or holds NaN or infinity.
     """
     path = Path(path)
-    start = _first_bytes(path)
     if path.suffix == ".safetensors":
-        return {"model": _named(path, safetensors_files.read(path)[0])}
-    if not start.startswith((ZIP_START, PICKLE_START)):
-        raise UserError(f"{path} is not a PyTorch checkpoint")
-    if start.startswith(ZIP_START) and not zipfile.is_zipfile(path):
-        raise UserError(f"checkpoint {path} is damaged or was cut short")
-    options: dict[str, Any] = {"map_location": map_location}
-    if mmap and MEMORY_MAPPING and start.startswith(ZIP_START):
-        options["mmap"] = True
-    named = safe_pickle.scan_globals(path) if not NAMED_ALLOW_LIST else set()
-    try:
+        content: dict[str, Any] = {"model": safetensors_files.read(path)[0]}
+    else:
+        content = _content(path, map_location, mmap)
+    for key, kind in (("args", argparse.Namespace), ("cfg", dict)):
+        if content.get(key) is not None and not isinstance(content[key], kind):
+            found = type(content[key]).__name__
+            raise UserError(f"checkpoint {path} is damaged: its {key} are a {found}, not a {kind.__name__}")
+    if "model" in content:
+        model = checked_weights(content["model"], f"checkpoint {path}", half=True)
+        if finite:
+            check_finite(model, f"checkpoint {path}")
+        narrow = half_precision(model)
+        if narrow is not None:
+            logger.warning("%s holds half-precision weights (%s is %s)", path, narrow, model[narrow].dtype)
         try:
-            content = _load_allowed(path, named, options)
-        except pickle.UnpicklingError:
-            named = safe_pickle.scan_globals(path)
-            if not any(name.startswith(safe_pickle.FOREIGN) for name in named):
-                raise
-            content = _load_allowed(path, named, options)  # once more, with stand-ins for the classes it names
-    except (MemoryError, OSError):
-        raise
-    except Exception as error:  # a file can hold anything, so PyTorch can fail in any way
-        raise UserError(_what_is_wrong(path, named or safe_pickle.scan_globals(path))) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dictionary")
-    for key in ("args", "cfg"):
-        if key in content:
-            content[key] = safe_pickle.plain(content[key])
-    if isinstance(content.get("model"), Mapping):
-        content["model"] = _named(path, content["model"])
+            content["model"] = current_names(model)
+        except UserError as error:
+            raise UserError(f"checkpoint {path} is damaged: {error}") from error
     return content
 
 
@@ -109,10 +103,10 @@ def encoder_tensors(path: PathLike) -> dict[str, Tensor]:
     """Name -> tensor of a checkpoint's model, memory-mapped where PyTorch can, without fairseq's dead copies.
 
     Raises:
-        UserError: as `load`, or there are no tensors under "model".
+        UserError: as `load`, NaN or infinity too, or there is no model.
     """
     model = load(path, mmap=True).get("model")
-    if not isinstance(model, Mapping) or not all(isinstance(value, Tensor) for value in model.values()) or not model:
+    if model is None:
         raise UserError(f"{path} is not a fairseq checkpoint: it has no model (no tensors under the key 'model')")
     return {name: tensor for name, tensor in model.items() if not is_dead_copy(name)}
 
@@ -158,52 +152,37 @@ def misfit(given: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
 # Reading
 
 
-def _load_allowed(path: Path, named: set[str], options: dict[str, Any]) -> Any:
-    if not NAMED_ALLOW_LIST:
-        module = safe_pickle.restricted_module(named)
-        if "weights_only" in torch.load.__code__.co_varnames:
-            options = {**options, "weights_only": False}  # the module is the guard: PyTorch takes only one of the two
-        return torch.load(path, pickle_module=module, **options)
-    allowed: list[Any] = [(value, name) for name, value in safe_pickle.allowed_globals(named).items()]
-    with torch.serialization.safe_globals(allowed):
-        return torch.load(path, weights_only=True, **options)
-
-
-def _named(path: Path, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    try:
-        return current_names(model)
-    except UserError as error:
-        raise UserError(f"checkpoint {path} is damaged: {error}") from error
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as handle:
-            start = handle.read(len(ZIP_START))
-    except FileNotFoundError:
-        raise UserError(f"checkpoint {path} does not exist") from None
-    except IsADirectoryError:
-        raise UserError(f"checkpoint {path} is a folder, not a file") from None
-    except OSError as error:
-        raise UserError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
-    if not start:
-        raise UserError(f"checkpoint {path} is empty (0 bytes)")
-    return start
-
-
-def _what_is_wrong(path: Path, named: set[str]) -> str:
-    from torch import _weights_only_unpickler
-
-    allowed = {**_weights_only_unpickler._get_allowed_globals(), **safe_pickle.allowed_globals(named)}
-    refused = sorted(named - set(allowed))
+def _content(path: Path, map_location: Any, mmap: bool) -> dict[str, Any]:
+    names = archive.named_globals(path)
+    refused = safe_pickle.refused(names)
+    unwanted = [safe_pickle.UNWANTED[name] for name in refused if name in safe_pickle.UNWANTED]
+    if unwanted and all(name.startswith("torch.") for name in refused):
+        raise UserError(f"checkpoint {path} holds {unwanted[0]}; weights must be dense numbers")
     if refused:
-        return (
+        raise UserError(
             f"checkpoint {path} is refused: it would run {', '.join(refused[:3])}, which is not on the list of what a "
             "checkpoint may use"
         )
-    if zipfile.is_zipfile(path) and "data.pkl" not in str(zipfile.ZipFile(path).namelist()):
-        return f"{path} is not a PyTorch checkpoint"
-    return f"checkpoint {path} is damaged or was cut short"
+    options: dict[str, Any] = {"map_location": map_location, "mmap": mmap and zipfile.is_zipfile(path)}
+    try:
+        content = _load_allowed(path, safe_pickle.allowed_globals(names), options)
+    except MemoryError:
+        raise
+    except Exception as error:  # a file can hold anything, so PyTorch can fail in any way
+        raise archive.damaged(path) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dictionary")
+    made: dict[str, Any] = safe_pickle.plain(content, f"checkpoint {path}")
+    return made
+
+
+def _load_allowed(path: Path, allowed: dict[str, Any], options: dict[str, Any]) -> Any:
+    if not NAMED_ALLOW_LIST:  # then the module is the guard: PyTorch takes only one of the two
+        module = safe_pickle.restricted_module(allowed)
+        return torch.load(str(path), pickle_module=module, weights_only=False, **options)
+    named: list[Any] = [(value, name) for name, value in allowed.items()]
+    with torch.serialization.safe_globals(named):
+        return torch.load(str(path), weights_only=True, **options)
 
 
 # Writing

@@ -88,4 +88,4 @@ def half_precision(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None or value == {} else f"a {type(value).__name__}"
+    return "nothing" if value is None or value == {} else f"of kind {type(value).__name__}"

@@ -129,14 +129,12 @@ def training_facts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(path: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """A checkpoint's encoder tensors, left in the file until used, and the rest of it."""
-    from torch import Tensor
-
     from fairseq_tickets.checkpoint import load
     from fairseq_tickets.parameters import is_dead_copy
 
-    checkpoint = load(path, mmap=True)
+    checkpoint = load(path, mmap=True, finite=False)
     model = checkpoint.get("model")
-    if not isinstance(model, Mapping) or not model or not all(isinstance(t, Tensor) for t in model.values()):
+    if model is None:
         raise UserError(f"{path} is not a fairseq checkpoint: it has no model (no tensors under the key 'model')")
     return {name: tensor for name, tensor in model.items() if not is_dead_copy(name)}, checkpoint
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import warnings
+import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from fairseq_tickets import checkpoint
 from fairseq_tickets.dominant_ticket.delta import load_delta, make_delta, save_delta
-from fairseq_tickets.parameters import MATRICES, ModelShape
+from fairseq_tickets.parameters import MATRICES, ModelShape, matrix_name
 from fairseq_tickets.tickets import DominantTicket
 
 from ..plugin import toy
 from .case import Case
 
 SHAPE = ModelShape(toy.LAYERS, toy.HEADS, toy.EMBED, toy.FFN)
+WEIGHT = matrix_name(1, "fc1")
 HEAD = "classification_heads.sentence_classification_head."
 Change = Callable[[dict[str, torch.Tensor]], Any]
 DELTA = ("fairseq-tickets", "export", "--delta", "d.safetensors", "--base", "{toy}/model.pt", "--output", "o.pt")
@@ -67,4 +74,173 @@ DELTAS = (
     Case("delta with infinity", head("dense.bias", torch.full((12,), torch.inf)), DELTA, "12 values that are NaN"),
 )
 
-CASES = (*DELTAS,)
+# Containers and pickles
+
+
+def changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path, Path], None]:
+    """The toy's tuned checkpoint, its content changed by `change`, as x.pt."""
+
+    def make(toy_folder: Path, at: Path) -> None:
+        content = torch.load(toy_folder / "tuned.pt", weights_only=True)
+        torch.save(change(content) or content, at / "x.pt")
+
+    return make
+
+
+def weight(change: Callable[[torch.Tensor], Any], name: str = WEIGHT) -> Callable[[Path, Path], None]:
+    """One weight of it replaced."""
+    return changed(lambda content: content["model"].update({name: change(content["model"][name])}))
+
+
+def raw(change: Callable[[bytes], bytes]) -> Callable[[Path, Path], None]:
+    """Its bytes changed."""
+
+    def make(toy_folder: Path, at: Path) -> None:
+        (at / "x.pt").write_bytes(change((toy_folder / "tuned.pt").read_bytes()))
+
+    return make
+
+
+def pickled(code: bytes) -> Callable[[Path, Path], None]:
+    """A ZIP as PyTorch writes it, with these instructions for a pickle."""
+
+    def make(_: Path, at: Path) -> None:
+        with zipfile.ZipFile(at / "x.pt", "w") as archive:
+            archive.writestr("x/data.pkl", code)
+            archive.writestr("x/version", b"3")
+
+    return make
+
+
+def flag(offset: int, value: int) -> Callable[[bytes], bytes]:
+    """Set two bytes in the first entry of a ZIP's directory and in its member's header."""
+
+    def change(content: bytes) -> bytes:
+        edited = bytearray(content)
+        central = content.index(b"PK\x01\x02")
+        struct.pack_into("<H", edited, central + offset, value)
+        struct.pack_into("<H", edited, content.index(b"PK\x03\x04") + offset - 2, value)
+        return bytes(edited)
+
+    return change
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit of the longest weight is another."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        longest = max(archive.infolist(), key=lambda info: info.file_size)
+    at = longest.header_offset + 30 + len(longest.filename) + longest.file_size // 2 + 64
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def compressed(content: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return made.getvalue()
+
+
+def twice(content: bytes) -> bytes:
+    made = io.BytesIO(content)
+    with zipfile.ZipFile(made, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr(archive.namelist()[0], b"another")
+    return made.getvalue()
+
+
+def inside_itself(content: dict[str, Any]) -> None:
+    content["cfg"] = {"model": {}}
+    content["cfg"]["model"]["again"] = content["cfg"]
+
+
+def shared(content: dict[str, Any]) -> None:
+    """Forty lists, each with the next one twice: a small file, 2**40 values when written out."""
+    inner: list[Any] = [1]
+    for _ in range(40):
+        inner = [inner, inner]
+    content["cfg"]["model"]["laughs"] = inner
+
+
+def quantised(tensor: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
+DEEP = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+DEEP_KEY = b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s."
+SCALAR = b"cnumpy._core.multiarray\nscalar\ncnumpy\ndtype\nX\x0b\x00\x00\x00V2147483647\x89\x88\x87R"
+SCALAR += b"(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\x7fK\x01K\x00tb"
+SCALAR += b"c_codecs\nencode\nX\x00\x00\x00\x00X\x06\x00\x00\x00latin1\x86R\x86R"
+BOMB = b"\x80\x02}X\x01\x00\x00\x00a" + SCALAR + b"s."
+LENGTH = b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f" + b"}."
+
+
+class Cut:
+    """A namespace whose pickle sets what no option may be named."""
+
+    def __reduce__(self) -> Any:
+        return Namespace, (), {"__class__": "Namespace"}
+
+
+EXPORT = ("fairseq-tickets", "export", "--checkpoint", "x.pt", "--output", "o.pt")
+EXTRACT = ("fairseq-tickets", "extract", "--pretrained", "x.pt", "--finetuned", "{toy}/tuned.pt", "--output", "t.json")
+IMPORTANCE = ("fairseq-tickets", "importance", "--checkpoint", "x.pt", "--data", "{toy}/data", "--output", "s.npz")
+TRAIN = ("fairseq-train", "{toy}/data", "x.pt", "--max-epoch", "1")
+ROADS = {"export": EXPORT, "extract": EXTRACT, "importance": IMPORTANCE, "fairseq-train": TRAIN}
+
+BAD: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "encrypted": (raw(flag(8, 1)), r"x\.pt is refused: .* is encrypted"),
+    "unknown method": (raw(flag(10, 97)), r"x\.pt is refused: .* is compressed"),
+    "compressed": (raw(compressed), r"x\.pt is refused: .* is compressed"),
+    "directory damaged": (raw(lambda b: b.replace(b"PK\x01\x02", b"PK\x01\x00", 1)), r"x\.pt is damaged"),
+    "one bit flipped": (raw(flipped), r"x\.pt is damaged .*CRC"),
+    "a member twice": (raw(twice), r"is in it twice"),
+    "packed": (raw(lambda b: b"\x1f\x8b" + b), r"packed archive"),
+    "stride 0": (weight(lambda w: torch.ones(1).expand(10**5, 10**5)), r"claims 40,000,000,000 bytes"),
+    "NumPy bomb": (pickled(BOMB), r"NumPy data of kind 'V2147483647'"),
+    "nested": (pickled(DEEP), r"holds a list|nested deeper"),
+    "nested key": (pickled(DEEP_KEY), r"pickle is not whole"),
+    "frame's length": (pickled(LENGTH), r"x\.pt is damaged"),
+    "inside itself": (changed(inside_itself), r"holds itself"),
+    "laughs": (changed(shared), r"more than 2,000,000 values"),
+    "options' class": (changed(lambda c: c.update(args=Cut())), r"an option in it is named '__class__'"),
+    "list": (weight(torch.Tensor.tolist), rf"{WEIGHT} is of kind list, not a tensor"),
+    "number for a name": (changed(lambda c: c["model"].update({7: torch.ones(1)})), r"name is of kind int"),
+    "sparse": (weight(torch.Tensor.to_sparse), r"a sparse tensor"),
+    "meta": (weight(lambda w: w.to("meta")), r"a tensor without data"),
+    "quantised": (weight(quantised), r"a quantised tensor"),
+    "model is a tensor": (changed(lambda c: c.update(model=torch.ones(3))), r"its model is of kind Tensor"),
+    "no model": (changed(lambda c: c.update(model={})), r"its model is nothing"),
+    "cfg is a list": (changed(lambda c: c.update(cfg=[1])), r"its cfg are a list"),
+    "int8": (weight(torch.Tensor.char), r"is int8; weights are float32 or float64"),
+    "bool": (weight(torch.Tensor.bool), r"is bool; weights are"),
+    "complex": (weight(lambda w: w.to(torch.complex64)), r"is complex64; weights are"),
+    "NaN": (weight(lambda w: w.fill_(torch.nan)), r"NaN or infinit"),
+    "array of texts": (changed(lambda c: c["extra_state"].update(a=np.array(["x"]))), r"kind 'U1', not plain numbers"),
+}
+CONTAINERS = tuple(
+    Case(f"checkpoint, {name}: {road}", make, command, said, leaves=("saved",) if road == "fairseq-train" else ())
+    for name, (make, said) in BAD.items()
+    for road, command in ROADS.items()
+    # each road once for what all of them read alike, every road for what they might copy
+    if road == "export" or name in ("one bit flipped", "stride 0", "list", "int8", "NaN", "complex", "cfg is a list")
+)
+
+
+def arrays_are_kept(at: Path) -> None:
+    found = checkpoint.load(at / "x.pt")["extra_state"]
+    assert found["a"].dtype == np.int16 and (found["a"] == [[1, 2], [3, 4]]).all()
+    assert (found["f"] == np.asfortranarray([[1.5, 2], [3, 4]])).all() and found["s"] == np.float64(0.25)
+
+
+ARRAYS = {"a": np.array([[1, 2], [3, 4]], ">i2"), "f": np.asfortranarray([[1.5, 2], [3, 4]]), "s": np.float64(0.25)}
+GOOD = (
+    Case("arrays of numbers in a checkpoint", changed(lambda c: c["extra_state"].update(ARRAYS)), EXPORT, code=0,
+         check=arrays_are_kept, leaves=("o.pt",)),
+    Case("half precision, exported", weight(torch.Tensor.half), EXPORT, code=0, leaves=("o.pt",)),
+    Case("half precision, extracted", weight(torch.Tensor.half), EXTRACT, "half precision"),
+)  # fmt: skip
+
+CASES = (*DELTAS, *CONTAINERS, *GOOD)
