@@ -20,15 +20,16 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from fairseq_tickets.attention import attention
+from fairseq_tickets.dropout import add_dropped, dropout
 
 RECOMPUTE = ("auto", "always", "never")
 RECOMPUTE_FROM = 256
-_HAS_FUSED_ATTENTION = hasattr(F, "scaled_dot_product_attention")  # PyTorch 2.0 and later
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over (tokens, batch, embed) with a gate for each head and removable heads.
+    """Multi-head self-attention over (batch, tokens, embed) with a gate for each head and removable heads.
 
     Attributes:
         kept_heads: original indices of the heads still there, rising.
@@ -62,36 +63,27 @@ class SelfAttention(nn.Module):
         """Attend.
 
         Args:
-            x: (tokens, batch, embed).
+            x: (batch, tokens, embed).
             padding_mask: (batch, tokens), True where the token is padding and must not be attended to.
             queries: only the first so many tokens ask and are returned; None = all.
 
         Returns:
-            (queries, batch, embed), the bias of W^O included.
+            (batch, queries, embed), the bias of W^O included.
         """
-        asking = x if queries is None else x[:queries]
-        tokens, batch, _ = asking.shape
+        asking = x if queries is None else x[:, :queries].contiguous()
+        batch, tokens, _ = asking.shape
         if not self.kept_heads:
             assert self.out_proj.bias is not None
-            return self.out_proj.bias.expand(tokens, batch, -1)
+            return self.out_proj.bias.expand(batch, tokens, -1)
         heads = len(self.kept_heads)
-        q, k, v = (
-            projection(y).view(-1, batch, heads, self.head_dim).permute(1, 2, 0, 3)
-            for projection, y in ((self.q_proj, asking), (self.k_proj, x), (self.v_proj, x))
-        )  # (batch, heads, tokens, head_dim)
-        attend = None if padding_mask is None else padding_mask.logical_not()[:, None, None, :]
-        if self.position_bias is not None:
-            bias = self.position_bias[:, self.kept_heads, :tokens].to(q.dtype)
-            attend = bias if attend is None else bias.masked_fill(attend.logical_not(), float("-inf"))
-        dropout = self.dropout if self.training else 0.0
-        again = self.recompute == "always" or (self.recompute == "auto" and x.shape[0] >= RECOMPUTE_FROM)
-        if again and dropout and not x.is_cuda and torch.is_grad_enabled():
-            a = checkpoint(_attention, q, k, v, attend, dropout, use_reentrant=False)
-        else:
-            a = _attention(q, k, v, attend, dropout)  # (batch, heads, tokens, head_dim)
+        q, k, v = self.q_proj(asking), self.k_proj(x), self.v_proj(x)  # (batch, tokens, heads * head_dim)
+        bias = None if self.position_bias is None else self.position_bias[:, self.kept_heads, :tokens].to(q.dtype)
+        again = self.recompute == "always" or (self.recompute == "auto" and x.shape[1] >= RECOMPUTE_FROM)
+        a = attention(q, k, v, heads, padding_mask, bias, self.dropout if self.training else 0.0, again)
         if self.head_gate is not None:
-            a = a * self.head_gate[..., :tokens, :].transpose(-1, -2).unsqueeze(-1).to(a.dtype)
-        out: Tensor = self.out_proj(a.permute(2, 0, 1, 3).reshape(tokens, batch, heads * self.head_dim))
+            gate = self.head_gate[:, :tokens].unsqueeze(-1).to(a.dtype)  # (1 or batch, 1 or tokens, heads, 1)
+            a = (a.reshape(batch, tokens, heads, -1) * gate).flatten(2)
+        out: Tensor = self.out_proj(a)
         return out
 
     @torch.no_grad()
@@ -186,26 +178,24 @@ class TicketEncoderLayer(nn.Module):
         Returns:
             (tokens, batch, embed), or of `outputs` tokens.
         """
+        x = _working_type(x.transpose(0, 1)).contiguous()  # (batch, tokens, embed)
         a = self.self_attn(x, encoder_padding_mask, self.outputs)
-        x = self.self_attn_layer_norm(x[: self.outputs] + self._drop(a, self.dropout))
-        if self.fc1 is None or self.fc2 is None:
-            normed: Tensor = self.final_layer_norm(x)
-            return normed
-        z = self._drop(self.activation(self.fc1(x)), self.activation_dropout)
-        z = self._drop(self.fc2(z), self.dropout)
-        if self.ffn_gate is not None:
-            z = z * self.ffn_gate.transpose(0, 1)[: self.outputs].unsqueeze(-1).to(z.dtype)
-        out: Tensor = self.final_layer_norm(x + z)
-        return out
+        x = self.self_attn_layer_norm(add_dropped(x[:, : self.outputs], a, self.dropout, self.training))
+        if self.fc1 is not None and self.fc2 is not None:
+            z = self.fc2(dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training))
+            if self.ffn_gate is None:
+                x = add_dropped(x, z, self.dropout, self.training)
+            else:
+                gate = self.ffn_gate[:, : self.outputs].unsqueeze(-1).to(z.dtype)  # (1 or batch, 1 or tokens, 1)
+                x = x + dropout(z, self.dropout, self.training) * gate
+        out: Tensor = self.final_layer_norm(x)
+        return out.transpose(0, 1)
 
     def prune_(self, heads: Sequence[int], ffn: bool) -> None:
         """Make the layer compact in place: keep the heads with these original indices, and the FFN if `ffn`."""
         self.self_attn.prune_(heads)
         if not ffn:
             self.fc1 = self.fc2 = None
-
-    def _drop(self, x: Tensor, p: float) -> Tensor:
-        return F.dropout(x, p, self.training) if p else x
 
 
 def encoder_layers(model: nn.Module) -> list[TicketEncoderLayer]:
@@ -219,15 +209,19 @@ def head_rows(heads: Sequence[int], head_dim: int) -> Tensor:
     return (starts[:, None] + torch.arange(head_dim)).reshape(-1)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None, dropout: float) -> Tensor:
-    if _HAS_FUSED_ATTENTION:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=attend, dropout_p=dropout)
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    if attend is not None and attend.dtype != torch.bool:
-        scores = scores + attend
-    elif attend is not None:
-        scores = scores.masked_fill(attend.logical_not(), float("-inf"))
-    return F.dropout(scores.softmax(-1), dropout) @ v
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The type that autocast would convert to on this kind of device; None where it is off. PyTorch 1.13 to today."""
+    if hasattr(torch, "get_autocast_dtype"):  # PyTorch 2.4 and later
+        return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+    if device_type == "cuda":
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+
+
+def _working_type(x: Tensor) -> Tensor:
+    """x in the type that autocast asks for, once for all that reads it: the residual stream too runs in bf16."""
+    dtype = autocast_dtype(x.device.type)
+    return x if dtype is None else x.to(dtype)
 
 
 def _replace(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:

@@ -20,6 +20,7 @@ from fairseq.models.roberta.model import base_architecture
 from fairseq.models.transformer import TransformerEncoder
 from torch import Tensor, nn
 
+from fairseq_tickets.dropout import Dropout
 from fairseq_tickets.encoder_layer import ACTIVATIONS, TicketEncoderLayer, encoder_layers, head_rows
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape, is_dead_copy
@@ -219,6 +220,7 @@ class TicketEncoder(TransformerEncoder):
         self.layernorm_embedding.eps = self._eps
         buckets, heads = args.relative_attention_buckets, args.encoder_attention_heads
         self.relative_attention_bias = RelativePositionBias(buckets, heads) if buckets else None
+        self.dropout_module = Dropout(args.dropout)
         self.shape = ModelShape(
             args.encoder_layers, args.encoder_attention_heads, args.encoder_embed_dim, args.encoder_ffn_embed_dim
         )

@@ -59,7 +59,7 @@ def test_metrics_of_a_run_are_those_of_its_predictions(
 
 
 def test_training_learns(folder: Path, tmp_path: Path) -> None:
-    run = train(folder / "data", tmp_path, folder / "model.pt", "--max-epoch", "30", "--no-save")
+    run = train(folder / "data", tmp_path, folder / "model.pt", "--max-epoch", "30", "--lr", "0.002", "--no-save")
     assert sum(run.losses[-6:]) < 0.4 * sum(run.losses[:6])
 
 
