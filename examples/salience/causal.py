@@ -3,8 +3,8 @@
     python examples/salience/causal.py --model models/minilm/model.pt --data data/SST-2 --output causal.json
 
 Input j of W^O is multiplied by α, its column of W^O divided by it (dominant_ticket/rescaling.py), in every layer at
-once: for a j of middling input with α up to 30, and for the j of the largest input with α down to 1/30. Then L1
-fine-tuning, and the counts of out-weighted parameters of j and of a control, the next j of middling input, which is left
+once: for a j of middling input with α up to 30, for the j of the largest input with α down to 1/30. Then L1
+fine-tuning, and the counts of out-weighted parameters of j and of a control, the next j of middling input, left
 alone. Results are added to the file as they come, and the same command goes on where it stopped.
 """
 
