@@ -36,7 +36,9 @@ from fairseq_tickets.convert.names import (
 )
 from fairseq_tickets.convert.shape import FAIRSEQ_EPS, ModelConfig, config_from_hf
 from fairseq_tickets.convert.vocabulary import Dictionary, Vocabulary, make_dictionary
+from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.parameters import LARGEST
 from fairseq_tickets.recorded import PADDING_ROWS
 
 BERT_TYPES = ("bert",)
@@ -135,6 +137,8 @@ def architecture_of(config: Mapping[str, Any]) -> str:
 
 def _padding(config: Mapping[str, Any]) -> int:
     padding = config.get("pad_token_id")
+    if padding is not None and not is_whole(padding, 0, LARGEST):
+        raise UserError(f"config.json: pad_token_id is {shown(padding)}; it must be a whole number of at least 0")
     return 1 if padding is None else int(padding)
 
 

@@ -8,7 +8,9 @@ from typing import Any, Union
 from torch import Tensor
 
 from fairseq_tickets.convert.names import EMBED_POSITIONS, EMBED_TOKENS, LM_HEAD
+from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.parameters import LARGEST
 from fairseq_tickets.recorded import model_settings, options
 
 FAIRSEQ_EPS = 1e-5  # stock fairseq's layer norms have no other
@@ -32,35 +34,49 @@ def config_from_hf(config: Mapping[str, Any], positions: int) -> ModelConfig:
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise UserError("config.json: this model is a decoder (is_decoder); only encoders can be imported")
     activation = config.get("hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise UserError(
             f"config.json: hidden_act {activation!r} is not supported; it must be one of {', '.join(ACTIVATIONS)}"
         )
-    try:
-        model: ModelConfig = {
-            "_name": "ticket_roberta",
-            "encoder_layers": int(config["num_hidden_layers"]),
-            "encoder_embed_dim": int(config["hidden_size"]),
-            "encoder_ffn_embed_dim": int(config["intermediate_size"]),
-            "encoder_attention_heads": int(config["num_attention_heads"]),
-            "max_positions": positions,
-            "layernorm_eps": float(config.get("layer_norm_eps", 1e-12)),
-            "dropout": float(config.get("hidden_dropout_prob", 0.1)),
-            "attention_dropout": float(config.get("attention_probs_dropout_prob", 0.1)),
-            "activation_fn": str(activation),
-            "pooler_dropout": float(config.get("classifier_dropout") or 0.0),
-        }
-        if config.get("model_type") == "mpnet":
-            model["relative_attention_buckets"] = int(config.get("relative_attention_num_buckets", MPNET_BUCKETS))
-    except KeyError as error:
-        raise UserError(f"config.json lacks {error}") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"config.json: a size is not a number: {error}") from error
+    width, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    model: ModelConfig = {
+        "_name": "ticket_roberta",
+        "encoder_layers": _size(config, "num_hidden_layers"),
+        "encoder_embed_dim": width,
+        "encoder_ffn_embed_dim": _size(config, "intermediate_size"),
+        "encoder_attention_heads": heads,
+        "max_positions": positions,
+        "layernorm_eps": _part(config, "layer_norm_eps", 1e-12),
+        "dropout": _part(config, "hidden_dropout_prob", 0.1),
+        "attention_dropout": _part(config, "attention_probs_dropout_prob", 0.1),
+        "activation_fn": activation,
+        "pooler_dropout": _part(config, "classifier_dropout", 0.0),
+    }
+    if config.get("model_type") == "mpnet":
+        model["relative_attention_buckets"] = config.get("relative_attention_num_buckets", MPNET_BUCKETS)
     if model.get("relative_attention_buckets", MPNET_BUCKETS) != MPNET_BUCKETS:
         raise UserError(f"config.json: relative_attention_num_buckets must be {MPNET_BUCKETS}, as transformers has it")
-    if int(config["hidden_size"]) % max(int(config["num_attention_heads"]), 1):
+    if width % heads:
         raise UserError("config.json: hidden_size must be a multiple of num_attention_heads")
     return model
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    """A dimension that config.json must give."""
+    value = config.get(name)
+    if not is_whole(value, 1, LARGEST):
+        raise UserError(f"config.json: {name} is {shown(value)}; it must be a whole number from 1 to {LARGEST:,}")
+    return int(config[name])
+
+
+def _part(config: Mapping[str, Any], name: str, default: float) -> float:
+    """A number from 0 to 1 of config.json; `default` where it is absent or null."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise UserError(f"config.json: {name} is {shown(value)}; it must be a number from 0 to 1")
+    return float(value)
 
 
 def config_from_checkpoint(checkpoint: Mapping[str, Any]) -> ModelConfig:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fairseq_tickets import safetensors_files
 from fairseq_tickets.checkpoint import load
+from fairseq_tickets.documents import shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json, sha256
 from fairseq_tickets.weights import check_finite, checked_weights
@@ -106,13 +107,13 @@ def copy_tokenizer(source: Path, target: Path, names: Sequence[str] = TOKENIZER_
 
 def _shards(index: Path) -> list[str]:
     content = read_json(index, "weight index")
-    try:
-        names = sorted(set(content["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} has no weight_map") from error
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise UserError(f"{index} has no weight_map")
+    names = sorted(set(map(str, files.values())))
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise UserError(f"{index} names {name!r}; its files must be in the same folder")
+        if Path(name).name != name or not name.isprintable() or len(name) > 255:
+            raise UserError(f"{index} names {shown(name)}; its files must be in the same folder")
     return names
 
 
@@ -120,5 +121,6 @@ def _sentence_transformers_parts(root: Path) -> list[Path]:
     if not (root / "modules.json").is_file():
         return []
     modules = read_json(root / "modules.json", "sentence-transformers modules")
-    paths = [str(module.get("path", "")) for module in modules if isinstance(module, dict)]
+    entries = modules if isinstance(modules, list) else []
+    paths = [str(module.get("path", "")) for module in entries if isinstance(module, dict)]
     return [root / path for path in paths if ".." not in Path(path).parts and not Path(path).is_absolute()]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json
 
@@ -21,6 +22,7 @@ SPECIAL = (BOS, PAD, EOS, UNK, MASK)
 # fairseq symbol -> key in tokenizer_config.json and special_tokens_map.json
 ROLES = {BOS: "cls_token", PAD: "pad_token", EOS: "sep_token", UNK: "unk_token", MASK: "mask_token"}
 BERT_TOKENS = {BOS: "[CLS]", PAD: "[PAD]", EOS: "[SEP]", UNK: "[UNK]", MASK: "[MASK]"}
+_MOST_WORDS = 1 << 23  # eight times the largest vocabulary of the field
 
 
 @dataclass
@@ -144,7 +146,8 @@ def read_vocabulary(folder: PathLike, bert: bool) -> Vocabulary:
 def _numbers(root: Path) -> dict[str, int]:
     if (root / "tokenizer.json").is_file():
         return _from_tokenizer_json(read_json(root / "tokenizer.json", "tokenizer"), root / "tokenizer.json")
-    added = read_json(root / "added_tokens.json", "added tokens") if (root / "added_tokens.json").is_file() else {}
+    more = root / "added_tokens.json"
+    added = _word_numbers(read_json(more, "added tokens"), more) if more.is_file() else {}
     if (root / "vocab.txt").is_file():
         try:
             with open(root / "vocab.txt", encoding="utf-8") as handle:
@@ -168,17 +171,19 @@ def _from_tokenizer_json(content: Any, path: Path) -> dict[str, int]:
             numbers = {str(entry[0]): number for number, entry in enumerate(vocabulary)}
         else:
             numbers = _word_numbers(vocabulary, path)
-        for added in content.get("added_tokens", []):
-            numbers[str(added["content"])] = int(added["id"])
-        return numbers
+        added = {str(entry["content"]): entry["id"] for entry in content.get("added_tokens", [])}
+        return {**numbers, **_word_numbers(added, path)}
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise UserError(f"{path} is not a tokenizer.json with a vocabulary: {error!r}") from error
 
 
 def _word_numbers(content: Any, path: Path) -> dict[str, int]:
-    if not isinstance(content, Mapping) or not all(isinstance(n, int) and n >= 0 for n in content.values()):
+    if not isinstance(content, Mapping):
         raise UserError(f"{path} must map words to numbers")
-    return {str(word): int(number) for word, number in content.items()}
+    for word, number in content.items():
+        if not is_whole(number, 0, _MOST_WORDS):
+            raise UserError(f"{path}: the number of {shown(word)} is {shown(number)}; it must be 0 to {_MOST_WORDS:,}")
+    return dict(content)
 
 
 def _from_sentencepiece(path: Path) -> dict[str, int]:

@@ -7,6 +7,7 @@ By default every test tries a few dozen seeds; `make fuzz` gives the whole folde
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -96,10 +97,10 @@ def mutate_json(content: Any, dice: random.Random) -> bytes:
     """The content's text with one to three values replaced, keys dropped or doubled, or nested without end."""
     if dice.random() < 0.2:
         return mutate_bytes(json.dumps(content).encode(), dice)
-    copy = json.loads(json.dumps(content))
+    changed = json.loads(json.dumps(content))
     for _ in range(dice.choice((1, 1, 2, 3))):
-        copy = _mutate_value(copy, dice)
-    text = json.dumps(copy)
+        changed = _mutate_value(changed, dice)
+    text = json.dumps(changed)
     kind = dice.randrange(25)
     if kind == 0:
         depth = dice.choice((50, 70, 500, 100_000))
@@ -146,12 +147,14 @@ def mutate_zip(content: bytes, dice: random.Random) -> bytes:
 def fuzz(
     path: Path, mutate: Callable[[random.Random], bytes], read: Callable[[Path], Any], rounds: int = ROUNDS
 ) -> int:
-    """Write mutants to `path` and read each; how many were taken.
+    """Read the good file in `path`, then write mutants in its place and read each; how many were taken.
 
     Raises:
+        UserError: the good file is refused, so that nothing would be tried.
         AssertionError: a mutant that the reader neither takes nor refuses by UserError within its time and memory;
             the message gives the seed, and the mutant stays in `path`.
     """
+    read(path)
     taken = 0
     for seed in seeds(rounds):
         path.write_bytes(mutate(random.Random(seed)))
@@ -210,7 +213,7 @@ def limits() -> Iterator[None]:
 def _mutate_value(content: Any, dice: random.Random) -> Any:
     places = list(_places(content))
     if not places or dice.random() < 0.02:
-        return dice.choice(EXTREMES)
+        return copy.deepcopy(dice.choice(EXTREMES))
     holder, key = dice.choice(places)
     value = holder[key]
     kind = dice.randrange(10)
@@ -228,13 +231,13 @@ def _mutate_value(content: Any, dice: random.Random) -> Any:
         holder[key] = dice.choice((float(value), str(value), -value, value + 1, value - 1, value * 1000, bool(value)))
     elif kind == 5:
         other, place = dice.choice(places)
-        holder[key] = json.loads(json.dumps(other[place]))
+        holder[key] = copy.deepcopy(other[place])
     elif kind == 6 and isinstance(value, str):
         holder[key] = dice.choice(
             (value + " ", value.upper(), value[:-1], value * 3000, value + "\0", [*value], "$" + value)
         )
     else:
-        holder[key] = dice.choice(EXTREMES)
+        holder[key] = copy.deepcopy(dice.choice(EXTREMES))
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,15 @@ def test_tickets(ticket: Any, tmp_path: Path) -> None:
         found.save(tmp_path / "again.json")
         assert load_ticket(tmp_path / "again.json") == found
 
+    ticket.save(tmp_path / "t.json")
     fuzz(tmp_path / "t.json", lambda dice: mutate_json(ticket.to_json(), dice), read)
 
 
 def test_scores(tmp_path: Path) -> None:
     heads = np.random.default_rng(1).random((3, 4))
     provenance = {"model": SMALL._asdict(), "task": "RTE", "vocab_size": 100, "positions": 20}
-    ImportanceScores(heads, np.array([0.5, 0.25, 0.1]), 77, provenance).save(tmp_path / "good.npz")
-    good = (tmp_path / "good.npz").read_bytes()
+    ImportanceScores(heads, np.array([0.5, 0.25, 0.1]), 77, provenance).save(tmp_path / "s.npz")
+    good = (tmp_path / "s.npz").read_bytes()
 
     def read(path: Path) -> None:
         prune(ImportanceScores.load(path), "0.3", "0.4").save(tmp_path / "t.json")
@@ -50,9 +52,9 @@ def test_scores(tmp_path: Path) -> None:
 
 
 def test_counts(tmp_path: Path) -> None:
-    DimensionCounts(counts_of(DOMINANT, 1), {"task": "RTE"}).save(tmp_path / "good.npz")
-    good = (tmp_path / "good.npz").read_bytes()
-    fuzz(tmp_path / "c.npz", lambda dice: mutate_zip(good, dice), DimensionCounts.load)
+    DimensionCounts(counts_of(DOMINANT, 1), {"task": "RTE"}).save(tmp_path / "s.npz")
+    good = (tmp_path / "s.npz").read_bytes()
+    fuzz(tmp_path / "s.npz", lambda dice: mutate_zip(good, dice), DimensionCounts.load)
 
 
 def test_provenance_of_scores(tmp_path: Path) -> None:
@@ -61,13 +63,14 @@ def test_provenance_of_scores(tmp_path: Path) -> None:
     def mutate(dice: Any) -> bytes:
         text = mutate_json({"format": "fairseq-tickets/scores", **provenance}, dice).decode("utf-8", "replace")
         made = io.BytesIO()
-        np.savez(made, heads=np.eye(3, 4), ffn=np.ones(3), examples=np.int64(7), provenance=np.array(text))
+        np.savez(made, heads=np.eye(3, 4), ffn=np.arange(3.0), examples=np.int64(7), provenance=np.array(text))
         return made.getvalue()
 
     def read(path: Path) -> None:
         prune(ImportanceScores.load(path), "0.3", "0.4").save(tmp_path / "t.json")
         load_ticket(tmp_path / "t.json")
 
+    ImportanceScores(np.eye(3, 4), np.arange(3), 7, {"model": SMALL._asdict()}).save(tmp_path / "s.npz")
     fuzz(tmp_path / "s.npz", mutate, read)
 
 
@@ -79,6 +82,7 @@ def test_results(tmp_path: Path) -> None:
             found.score()
             found.searched()
 
+    (tmp_path / "r.json").write_text(json.dumps(content))
     fuzz(tmp_path / "r.json", lambda dice: mutate_json(content, dice), read)
 
 
@@ -92,4 +96,5 @@ def test_results_with_a_checksum_are_equal_or_refused(tmp_path: Path) -> None:
         if "checksum" in path.read_text(encoding="utf-8-sig"):
             assert found == original
 
+    (tmp_path / "r.json").write_text(json.dumps(content))
     fuzz(tmp_path / "r.json", lambda dice: mutate_json(content, dice), read)
