@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fairseq_tickets.cli.numbers import whole
+from fairseq_tickets.cli.numbers import number, whole
 from fairseq_tickets.cli.workers import join_workers, leave_workers, workers, writable
 
 HELP = "score every attention head and FFN of a fine-tuned model"
@@ -40,6 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=whole("--max-tokens", 1), metavar="N", help="most tokens in a batch, padding counted"
     )
+    parser.add_argument(
+        "--until-stable",
+        metavar="P,P,...",
+        type=lambda text: [part.strip() for part in text.split(",")],
+        help="levels of the tickets you will prune; take random examples only until these tickets no longer hang on "
+        "which examples were drawn, and say how many it took",
+    )
+    parser.add_argument(
+        "--agreement",
+        type=number("--agreement", 0, 1),
+        default=0.95,
+        metavar="A",
+        help="--until-stable: Jaccard of pruned heads and of FFNs between the ticket and those of re-drawn examples "
+        "that is enough (default: %(default)s)",
+    )
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
@@ -72,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
             device,
             args.amp,
             progress,
+            args.until_stable,
+            args.agreement,
         )
     leave_workers()
     if worker > 0:
@@ -88,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(content))
     else:
         print(_table(scores))
+        for look in scores.provenance.get("until_stable", {}).get("looks", []):
+            agreed = ", ".join(f"{p}: {h:.2f} and {f:.2f}" for p, (h, f) in look["levels"].items())
+            print(f"after {look['examples']:,} examples, agreement of pruned heads and FFNs at {agreed}")
         print(f"{scores.examples:,} examples of {args.split}, granularity {args.granularity}; wrote {output}")
     return 0
 

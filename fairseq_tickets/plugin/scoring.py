@@ -21,6 +21,9 @@ from fairseq_tickets.plugin.loading import load_finetuned
 from fairseq_tickets.plugin.task import TicketSentencePredictionTask, task_name
 from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.super_ticket.importance import importance_scores
+from fairseq_tickets.super_ticket.stability import score_until_stable
+
+BLOCK = 32  # examples scored together while it is open how many are needed
 
 
 def score_checkpoint(
@@ -34,6 +37,8 @@ def score_checkpoint(
     device: str = "cpu",
     amp: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    until_stable: Sequence[str] | None = None,
+    agreement: float = 0.95,
 ) -> ImportanceScores:
     """Score every head and FFN of a checkpoint. Under torch.distributed each worker does its part.
 
@@ -48,6 +53,9 @@ def score_checkpoint(
         device: where to run, "cpu" or "cuda".
         amp: run under autocast, in bfloat16 where the device has it, else float16.
         progress: called with (examples just done by this worker, examples of all workers).
+        until_stable: levels of the tickets to be made, as written; take examples in random blocks only until these
+            tickets agree (see stability.py), and record how that went. None = take all.
+        agreement: how much is enough then, above 0 and at most 1.
 
     Raises:
         UserError: whatever is wrong with the files, or an option out of its range.
@@ -64,11 +72,11 @@ def score_checkpoint(
     task.load_dataset(split)
     dataset = task.dataset(split)
     chosen = sample_of(len(dataset), limit)
-    batches = batches_of_like_length(dataset, chosen, batch_size, max_tokens)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        batches = batches[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
 
-    def samples() -> Any:
+    def samples(part: Sequence[int]) -> Any:
+        batches = batches_of_like_length(dataset, part, batch_size, max_tokens)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            batches = batches[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
         for batch in batches:
             yield moved(dataset.collater([dataset[index] for index in batch]), device)
 
@@ -80,14 +88,19 @@ def score_checkpoint(
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return example_losses(wide, sample["target"], task.cfg.regression_target)
 
-    scores = importance_scores(
-        model,
-        samples(),
-        loss_fn,
-        granularity,
-        _amp_dtype(device) if amp else None,
-        None if progress is None else lambda count: progress(count, len(chosen)),
-    )
+    def scored(part: Sequence[int]) -> ImportanceScores:
+        dtype = _amp_dtype(device) if amp else None
+        told = None if progress is None else lambda count: progress(count, len(chosen))
+        return importance_scores(model, samples(part), loss_fn, granularity, dtype, told)
+
+    if until_stable is None:
+        scores = scored(chosen)
+    else:
+        scores, looks = score_until_stable(map(scored, _random_blocks(chosen)), until_stable, agreement)
+        scores.provenance["until_stable"] = {
+            "agreement": agreement,
+            "looks": [{"examples": look.examples, "levels": look.agreement} for look in looks],
+        }
     encoder: Any = model.encoder.sentence_encoder  # type: ignore[union-attr]
     scores.provenance.update(
         task=task_name(Path(data)),
@@ -110,6 +123,14 @@ def sample_of(examples: int, limit: int | None) -> Sequence[int]:
         return range(examples)
     order = np.argsort(np.random.PCG64(1).random_raw(examples), kind="stable")
     return sorted(int(index) for index in order[:limit])
+
+
+def _random_blocks(indices: Sequence[int]) -> list[list[int]]:
+    """All examples in random order, always the same, in blocks of `BLOCK`; what does not fill one joins the last."""
+    order = np.argsort(np.random.PCG64(2).random_raw(len(indices)), kind="stable")
+    count = max(1, len(indices) // BLOCK)
+    bounds = [BLOCK * number for number in range(count)] + [len(indices)]
+    return [[indices[index] for index in order[start:end]] for start, end in zip(bounds, bounds[1:])]
 
 
 def batches_of_like_length(

@@ -99,7 +99,7 @@ def score_until_stable(
     if not taken:
         raise UserError("importance: there are no examples to score; at least 1 is needed")
     scores = mean_scores(taken)
-    if not looks or looks[-1].examples != scores.examples:
+    if len(taken) > 1 and (not looks or looks[-1].examples != scores.examples):  # one block can't be drawn anew
         looks.append(_look(taken, levels, min_heads_per_layer))
         told(looks[-1])
     return scores, looks

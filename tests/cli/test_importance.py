@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from fairseq_tickets.cli import main
 from fairseq_tickets.encoder_layer import encoder_layers
 from fairseq_tickets.files import sha256
+from fairseq_tickets.plugin import scoring
 from fairseq_tickets.scores import ImportanceScores
 from tests.plugin import toy
 
@@ -217,3 +218,37 @@ def test_two_workers_write_what_one_writes(folder):
     two = ImportanceScores.load(folder / "two.npz")
     np.testing.assert_allclose(two.heads, one.heads, rtol=1e-6)
     assert two.examples == 24
+
+
+def test_until_stable_takes_the_examples_it_needs(folder, capsys, monkeypatch):
+    # 24 examples are no more than the first look wants, so all are taken.
+    monkeypatch.setattr(scoring, "BLOCK", 6)
+    assert importance(folder, "--until-stable", "0.3,0.5") == 0
+    assert "after 24 examples, agreement of pruned heads and FFNs at 0.3: " in capsys.readouterr().out
+    some = ImportanceScores.load(folder / "s.npz")
+    assert importance(folder) == 0
+    everything = ImportanceScores.load(folder / "s.npz")
+    np.testing.assert_allclose(some.heads, everything.heads, rtol=1e-6)
+    (look,) = some.provenance["until_stable"]["looks"]
+    assert look["examples"] == 24 and set(look["levels"]) == {"0.3", "0.5"}
+
+
+def test_blocks_hold_every_example_once(monkeypatch):
+    monkeypatch.setattr(scoring, "BLOCK", 5)
+    blocks = scoring._random_blocks(range(100, 123))
+    assert [len(block) for block in blocks] == [5, 5, 5, 8]
+    assert sorted(index for block in blocks for index in block) == list(range(100, 123))
+    assert blocks[0] != sorted(blocks[0]) or blocks[1] != sorted(blocks[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--until-stable", "1.2"), "is 1.2; it must be from 0 to less than 1"),
+        (("--until-stable", "0.2", "--agreement", "0"), "the wanted agreement is 0"),
+        (("--until-stable", "much"), "much"),
+    ],
+)
+def test_bad_stability_options(folder, options, said, capsys):
+    assert importance(folder, *options) == 2
+    assert said in capsys.readouterr().err
