@@ -21,6 +21,7 @@ from fairseq_tickets.plugin.loading import load_finetuned
 from fairseq_tickets.plugin.task import TicketSentencePredictionTask, task_name
 from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.super_ticket.importance import importance_scores
+from fairseq_tickets.super_ticket.pruning import prune_count
 from fairseq_tickets.super_ticket.stability import score_until_stable
 
 BLOCK = 32  # examples scored together while it is open how many are needed
@@ -63,6 +64,8 @@ def score_checkpoint(
     for option, value in (("batch-size", batch_size), ("max-tokens", max_tokens), ("limit", limit)):
         if value is not None and value < 1:
             raise UserError(f"--{option} is {value}; it must be at least 1")
+    for level in until_stable or ():
+        prune_count(level, 1, "--until-stable")
     model, task = load_finetuned(checkpoint, data)
     if not isinstance(task, TicketSentencePredictionTask):
         raise UserError(
