@@ -14,7 +14,7 @@ What is mended, and only where it is broken:
 - PyTorch >= 2.6 does not load fairseq's own checkpoints, for want of `argparse.Namespace` on its allow-list.
 - Python >= 3.10 has renamed an argument that hydra 1.0 uses when it prints an error.
 - A `UserError` ends fairseq-train and fairseq-hydra-train with one line in place of a traceback.
-- A wrong `--user-dir` is such an error.
+- A wrong `--user-dir` is such an error, and a value that a YAML leaves to the command line (`???`) and nobody gave.
 
 Newer fairseq, hydra and omegaconf pass through untouched: nothing here asks for a version, only for the fault.
 Standard library only; fairseq is never imported from here.
@@ -281,6 +281,23 @@ def _patch_plugin_scan(module: Any) -> None:
     applied.append("hydra finds its plugins without find_module")
 
 
+def _patch_hydra_train(module: Any) -> None:
+    """fairseq_cli.hydra_train: what is still `???` is said at the start, for the tasks of this package."""
+    original = module._hydra_main
+
+    @functools.wraps(original)
+    def _hydra_main(cfg: Any, **options: Any) -> Any:
+        groups = {name: group for name, group in module.OmegaConf.to_container(cfg).items() if isinstance(group, dict)}
+        if str(groups.get("task", {}).get("_name")).startswith("ticket_"):
+            missing = [f"{name}.{key}" for name, group in groups.items() for key in group if group[key] == "???"]
+            if missing:
+                raise UserError(f"no value for {', '.join(missing)}: give it on the command line, {missing[0]}=...")
+        return original(cfg, **options)
+
+    module._hydra_main = _hydra_main
+    applied.append("values that a YAML leaves open are asked for")
+
+
 def _patch_checkpoints(module: Any) -> None:
     """fairseq.checkpoint_utils: PyTorch >= 2.6 loads weights only; the namespace of options is harmless and allowed."""
     allow = getattr(module.torch.serialization, "add_safe_globals", None)  # since PyTorch 2.4
@@ -290,6 +307,7 @@ def _patch_checkpoints(module: Any) -> None:
 
 
 PATCHES: dict[str, Callable[[Any], None]] = {
+    "fairseq_cli.hydra_train": _patch_hydra_train,
     "fairseq.checkpoint_utils": _patch_checkpoints,
     "fairseq.utils": _patch_user_dir,
     "hydra._internal.utils": _patch_hydra_report,

@@ -148,6 +148,16 @@ def test_header_shows_the_launch_line(path: Path) -> None:
     assert given["lr_scheduler.warmup_updates"] == str(row.warmup_updates)
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_value_that_nobody_gave_is_asked_for(path: Path, folder: Path, tmp_path: Path) -> None:
+    given = overrides(path, folder, tmp_path, ticket=path.stem != "l1")
+    words = [word for word in given if "_update" not in word and "save_dir" not in word]
+    with pytest.raises(Exception, match="no value for") as caught:
+        train(path, tmp_path, words)
+    named = str(caught.value).split(":")[0].removeprefix("no value for ").split(", ")
+    assert set(named) == {"optimization.max_update", "lr_scheduler.warmup_updates", "checkpoint.save_dir"}
+
+
 @pytest.mark.slow
 def test_the_real_command_with_overrides(folder: Path, tmp_path: Path) -> None:
     path = SUPER
