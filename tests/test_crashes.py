@@ -1,0 +1,107 @@
+"""Every command, struck at every change of the file system: nothing half-written is believed, nothing stays.
+
+The quick test strikes at some points of each command, the slow one at all; see `crash.py` for what is counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairseq_tickets.cli import main
+
+from .analysis.samples import single_task_runs, write
+from .crash import FULL, KILL, STOP, every, survive
+from .data.samples import write_pairs, write_wordpiece
+from .plugin import toy
+from .plugin.training import train
+
+SCORES = ("--checkpoint", "tuned.pt", "--data", "data", "--cpu")
+TUNED = ("--pretrained", "model.pt", "--finetuned", "tuned.pt", "--sigma", "1e-6")
+PREPARE = ("--train", "RTE/train.tsv", "--valid", "RTE/dev.tsv", "--columns", "sentence1,sentence2")
+EXPORT = ("export", "--checkpoint", "tuned.pt", "--output")
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "import": ("import", "--model", "hf", "--output", "imported"),
+    "import again": ("import", "--model", "hf", "--output", "older"),
+    "prepare": ("prepare", *PREPARE, "--tokenizer", "tok", "--output", "new/data"),
+    "prepare again": ("prepare", *PREPARE, "--tokenizer", "tok", "--output", "old", "--overwrite"),
+    "prepare, own tokenizer": ("prepare", *PREPARE, "--train-sentencepiece", "15", "--output", "o"),
+    "importance": ("importance", *SCORES, "--output", "s.npz"),
+    "prune": ("prune", "--scores", "scores.npz", "--heads", "0.3", "--ffn", "0.4", "--output", "new/t.json"),
+    "extract": ("extract", *TUNED, "--top-k", "2", "--output", "t.json", "--counts", "c.npz"),
+    "export a file": (*EXPORT, "plain.pt"),
+    "export a folder": (*EXPORT, "plain"),
+    "export to Hugging Face": (*EXPORT, "out", "--to", "hf"),
+    "export again": (*EXPORT, "hf", "--to", "hf"),
+    "export a delta": (
+        *EXPORT,
+        "d.safetensors",
+        "--to",
+        "delta",
+        "--ticket",
+        "dominant.json",
+        "--base",
+        "model.pt",
+    ),
+    "table": ("table", "levels", "results", "--output", "t.md"),
+    "plot": ("plot", "phase-transition", "results", "--task", "RTE", "--output", "p.pdf", "--output", "p.png"),
+    "jaccard": ("jaccard", "A=dominant.json", "B=dominant.json", "--output", "j.json"),
+    "dimensions": ("dimensions", "dominant.json", "--output", "d.md"),
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands read, made once."""
+    folder = tmp_path_factory.mktemp("good")
+    toy.write_data(folder / "data")
+    toy.write_checkpoint(folder / "model.pt", toy.ticket_roberta())
+    run = train(folder / "data", folder / "run", folder / "model.pt", "--max-epoch", "1")
+    run.path().rename(folder / "tuned.pt")
+    shutil.rmtree(folder / "run")
+    write_pairs(folder / "RTE")
+    write_wordpiece(folder / "tok")
+    write(folder / "results", single_task_runs(("RTE",), seeds=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for words in (
+            ("importance", *SCORES, "--output", "scores.npz"),
+            ("extract", *TUNED, "--top-k", "1", "--output", "dominant.json"),
+            (*EXPORT, "hf", "--to", "hf"),
+            ("prepare", *PREPARE, "--tokenizer", "tok", "--output", "old"),
+        ):
+            assert main(words) == 0, words
+        words_of_toy = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{n}" for n in range(toy.WORDS)), "<mask>"]
+        (folder / "hf" / "vocab.json").write_text(
+            "{" + ", ".join(f'"{word}": {number}' for number, word in enumerate(words_of_toy)) + "}"
+        )
+        assert main(("import", "--model", "hf", "--output", "older")) == 0
+        (folder / "older" / "added_tokens.json").write_text("{}")
+    return folder
+
+
+def survives(name: str, good: Path, at: Path, how: str, **more: Any) -> int:
+    """Number of changes that the command makes; see `survive`."""
+    warm = at.with_name("warm")
+    shutil.copytree(good, warm)
+    with pytest.MonkeyPatch.context() as patch:  # so that no fork has to load modules
+        patch.chdir(warm)
+        assert main(COMMANDS[name]) == 0
+    copy = partial(shutil.copytree, good, dirs_exist_ok=True)
+    return survive(partial(main, COMMANDS[name]), copy, at, how, **more)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_here_and_there(name: str, good: Path, tmp_path: Path) -> None:
+    assert survives(name, good, tmp_path / "at", KILL, points=every(17)) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [KILL, STOP, FULL])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_struck_everywhere(name: str, how: str, good: Path, tmp_path: Path) -> None:
+    assert survives(name, good, tmp_path / "at", how) > 3
