@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from fairseq_tickets.cli.numbers import number, whole
+from fairseq_tickets.cli.progress import progress_bar
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import sha256
 from fairseq_tickets.recorded import attention_heads, options
@@ -140,13 +141,13 @@ def _read(path: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
 
 
 def _with_bar(title: str, work: Callable[[Callable[[int, int], None]], Any]) -> Any:
-    from tqdm import tqdm
-
-    with tqdm(desc=title, unit=" matrices", leave=False) as bar:
+    with progress_bar(title, "matrices") as update:
+        before = 0
 
         def step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            nonlocal before
+            update(done - before, total)
+            before = done
 
         return work(step)
 

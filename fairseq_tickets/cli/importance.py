@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fairseq_tickets.cli.numbers import number, whole
+from fairseq_tickets.cli.progress import progress_bar
 from fairseq_tickets.cli.workers import join_workers, leave_workers, workers, writable
 
 HELP = "score every attention head and FFN of a fine-tuned model"
@@ -64,17 +65,14 @@ def run(args: argparse.Namespace) -> int:
     """Score, save, print."""
     import json
 
-    from tqdm import tqdm
-
     output = writable(args.output)
     worker, device = join_workers(args.cpu)
     from fairseq_tickets.plugin.scoring import score_checkpoint
 
-    with tqdm(unit=" examples", desc="importance", disable=worker > 0) as bar:
+    with progress_bar("importance", "examples", show=worker == 0) as update:
 
         def progress(done: int, total: int) -> None:
-            bar.total = total // workers()
-            bar.update(done)
+            update(done, total // workers())
 
         scores = score_checkpoint(
             args.checkpoint,

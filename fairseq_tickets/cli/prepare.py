@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.cli.numbers import LARGEST_SEED, whole
+from fairseq_tickets.cli.progress import progress_bar
 from fairseq_tickets.errors import UserError
 
 DESCRIPTION = """Turn task files into fairseq binary data and a task.json.
@@ -105,19 +106,20 @@ def run(args: argparse.Namespace) -> int:
     if args.max_length < 1:
         raise UserError(f"--max-length {args.max_length}: it must be at least 1")
     spec, files = _known_task(args) if args.task or args.glue else _own_task(args)
-    content = prepare(
-        spec,
-        files,
-        args.output,
-        tokenizer=args.tokenizer,
-        dictionary=args.dict,
-        sentencepiece_size=args.train_sentencepiece,
-        subset=args.subset,
-        seed=args.seed,
-        max_length=args.max_length,
-        overwrite=args.overwrite,
-        progress=True,
-    )
+    with progress_bar("tokenizing", "examples") as progress:
+        content = prepare(
+            spec,
+            files,
+            args.output,
+            tokenizer=args.tokenizer,
+            dictionary=args.dict,
+            sentencepiece_size=args.train_sentencepiece,
+            subset=args.subset,
+            seed=args.seed,
+            max_length=args.max_length,
+            overwrite=args.overwrite,
+            progress=progress,
+        )
     print(json.dumps(content, indent=1) if args.json else summary(content, args.output))
     return 0
 

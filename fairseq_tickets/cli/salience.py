@@ -6,6 +6,7 @@ import argparse
 import json
 
 from fairseq_tickets.cli.numbers import LARGEST_SEED, whole
+from fairseq_tickets.cli.progress import progress_bar
 from fairseq_tickets.cli.workers import join_workers, leave_workers, workers, writable
 from fairseq_tickets.errors import UserError
 
@@ -83,8 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, choose, save, print."""
-    from tqdm import tqdm
-
     from fairseq_tickets.tickets import load_dominant_ticket
 
     output = writable(args.output)
@@ -99,11 +98,10 @@ def run(args: argparse.Namespace) -> int:
     )
     from fairseq_tickets.plugin.salience import checkpoint_salience
 
-    with tqdm(unit=" examples", desc="salience", disable=worker > 0) as bar:
+    with progress_bar("salience", "examples", show=worker == 0) as update:
 
         def progress(done: int, total: int) -> None:
-            bar.total = total // workers()
-            bar.update(done)
+            update(done, total // workers())
 
         found, measured = checkpoint_salience(
             args.pretrained,

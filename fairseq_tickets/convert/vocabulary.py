@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq_tickets import dictionary
+from fairseq_tickets.data.vocabulary_files import read_numbers, read_words
 from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json
@@ -99,23 +101,8 @@ def write_dictionary(path: Path, symbols: Sequence[str]) -> None:
 
 
 def read_dictionary(path: PathLike) -> list[str]:
-    """All symbols of a dict.txt in fairseq's order, the special ones included.
-
-    Raises:
-        UserError: the file can't be read or has a line without a count.
-    """
-    symbols = [BOS, PAD, EOS, UNK]
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"cannot read dictionary {path}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line and number == len(lines):
-            break
-        word, separator, count = line.rstrip().rpartition(" ")
-        if not separator or not count.isdigit():
-            raise UserError(f"dictionary {path}, line {number}: expected a word, a space and a count")
-        symbols.append(word)
+    """All symbols of a dict.txt in fairseq's order, the special ones and `<mask>` included; see `dictionary`."""
+    symbols = dictionary.read_dictionary(path)
     return symbols if MASK in symbols else [*symbols, MASK]
 
 
@@ -149,14 +136,10 @@ def _numbers(root: Path) -> dict[str, int]:
     more = root / "added_tokens.json"
     added = _word_numbers(read_json(more, "added tokens"), more) if more.is_file() else {}
     if (root / "vocab.txt").is_file():
-        try:
-            with open(root / "vocab.txt", encoding="utf-8") as handle:
-                words = [line.rstrip("\n") for line in handle]
-        except (OSError, UnicodeError) as error:
-            raise UserError(f"cannot read {root / 'vocab.txt'}: {error}") from error
+        words = read_words(root / "vocab.txt")
         return {**{word: number for number, word in enumerate(words)}, **added}
     if (root / "vocab.json").is_file():
-        return {**_word_numbers(read_json(root / "vocab.json", "vocabulary"), root / "vocab.json"), **added}
+        return {**read_numbers(root / "vocab.json"), **added}
     if (root / "sentencepiece.bpe.model").is_file():
         return _from_sentencepiece(root / "sentencepiece.bpe.model")
     raise UserError(

@@ -8,53 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fairseq_tickets.dictionary import SPECIALS, read_dictionary
 from fairseq_tickets.errors import UserError
-
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # fairseq's numbers 0 to 3
 
 
 class Vocabulary:
     """A fairseq dictionary file: word -> number.
 
+    Attributes:
+        path: the file.
+        words: its words, without the special ones.
+
     Raises:
-        UserError: the file can't be read or is no dictionary.
+        UserError: the file can't be read, is no dictionary, or holds no words.
     """
 
-    def __init__(self, path: Path) -> None:
-        from fairseq.data import Dictionary
+    unknown, end = SPECIALS.index("<unk>"), SPECIALS.index("</s>")
 
-        try:
-            self._dictionary: Any = Dictionary.load(str(path))
-        except OSError as error:
-            raise UserError(f"--dict {path}: cannot read it: {error.strerror or error}") from error
-        except Exception as error:  # fairseq raises ValueError, RuntimeError and plain Exception here
-            message = (str(error).splitlines() or [""])[0]
-            raise UserError(f"--dict {path}: it is no fairseq dictionary ({message})") from error
-        if len(self._dictionary) == len(SPECIALS):
+    def __init__(self, path: Path) -> None:
+        symbols = read_dictionary(path, "--dict")
+        self.path, self.words = path, symbols[len(SPECIALS) :]
+        if not self.words:
             raise UserError(f"--dict {path}: the dictionary holds no words")
-        self.path = path
+        self._numbers = {symbol: number for number, symbol in enumerate(symbols)}
 
     def __len__(self) -> int:
-        return len(self._dictionary)
-
-    @property
-    def unknown(self) -> int:
-        """Number of <unk>."""
-        return int(self._dictionary.unk())
-
-    @property
-    def end(self) -> int:
-        """Number of </s>."""
-        return int(self._dictionary.eos())
+        return len(self.words) + len(SPECIALS)
 
     def table(self, symbols: Sequence[str]) -> npt.NDArray[np.int64]:
         """Dictionary number of each of a tokenizer's symbols; unknown ones and fairseq's specials become <unk>."""
-        numbers = self._dictionary.indices
+        numbers = self._numbers
         return np.array([self.unknown if s in SPECIALS else numbers.get(s, self.unknown) for s in symbols], np.int64)
 
 

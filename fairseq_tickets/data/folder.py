@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fairseq_tickets.data.prepared import TASK_FILE, TASK_FORMAT
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
-
-TASK_FILE = "task.json"
-TASK_FORMAT = "fairseq-tickets/task"
 
 
 def may_replace(path: Path, overwrite: bool) -> bool:

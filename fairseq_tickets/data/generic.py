@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fairseq_tickets.data.readers import read_examples
 from fairseq_tickets.data.tasks import TaskSpec
+from fairseq_tickets.dictionary import SPECIALS
 from fairseq_tickets.errors import UserError
 
 CLASS_METRICS = ("accuracy", "f1", "mcc")
@@ -98,8 +99,6 @@ def _found_labels(
 def _check_classes(classes: Sequence[str]) -> None:
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise UserError(f"labels {', '.join(classes)}: at least two different ones are needed")
-    from fairseq_tickets.data.binary import SPECIALS
-
     for name in classes:
         if name in (*SPECIALS, "<mask>") or name.endswith("#fairseq:overwrite") or len(name.splitlines()) != 1:
             raise UserError(f"label {name!r}: fairseq's label dictionary cannot hold it; rename it")

@@ -10,10 +10,9 @@ This is what fairseq's own task `sentence_prediction` reads. Scores stay as the 
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fairseq_tickets.data.binary import SPECIALS, Vocabulary, write_binary, write_labels, write_scores
-from fairseq_tickets.data.folder import TASK_FILE, TASK_FORMAT, may_replace
+from fairseq_tickets.data.binary import Vocabulary, write_binary, write_labels, write_scores
+from fairseq_tickets.data.folder import may_replace
+from fairseq_tickets.data.prepared import TASK_FILE, TASK_FORMAT, VERSION, file_records
 from fairseq_tickets.data.readers import Examples, check_mostly_good, read_examples
 from fairseq_tickets.data.subset import nested_subset, subset_size
 from fairseq_tickets.data.tasks import TaskSpec
 from fairseq_tickets.data.tokenization import (
     SENTENCEPIECE_NAME,
     Tokenizer,
+    fitting,
     load_tokenizer,
     train_sentencepiece,
 )
+from fairseq_tickets.dictionary import SPECIALS
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import sha256
+from fairseq_tickets.files import sha256, write_json
 from fairseq_tickets.folders import new_folder
 
-VERSION = 1
 NO_TOKENS = "no tokens"
 MOST_UNKNOWN = 0.2  # a larger share of <unk> means that tokenizer and dictionary don't belong together
 BATCH = 1000
@@ -54,7 +55,7 @@ def prepare(
     seed: int = 1,
     max_length: int = 512,
     overwrite: bool = False,
-    progress: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Read, tokenize and write one task; returns the content of its task.json.
 
@@ -69,22 +70,47 @@ def prepare(
         seed: seed of the subset.
         max_length: count the examples with more tokens than this, specials included; nothing is cut here.
         overwrite: replace an existing folder of prepared data.
-        progress: show a progress bar on standard error.
+        progress: called with (examples just done, all examples).
 
     Raises:
         UserError: bad files, options that don't fit, a tokenizer and a dictionary that don't belong together.
     """
-    may_replace(output, overwrite)  # before any work
-    if (tokenizer is None) == (sentencepiece_size is None):
-        raise UserError("give either --tokenizer or --train-sentencepiece")
-    if sentencepiece_size is not None and dictionary is not None:
-        raise UserError("--dict: --train-sentencepiece makes its own dictionary")
-    if tokenizer is not None and dictionary is None:
-        dictionary = _dictionary_beside(tokenizer)
-    chosen = load_tokenizer(tokenizer) if tokenizer is not None else None
-    splits = {split: _read(spec, split, path) for split, path in files.items()}
-    full = {split: len(examples) for split, examples in splits.items()}
-    content: dict[str, Any] = {
+    with new_folder(output, lambda: may_replace(output, overwrite)) as folder:
+        if (tokenizer is None) == (sentencepiece_size is None):
+            raise UserError("give either --tokenizer or --train-sentencepiece")
+        if sentencepiece_size is not None and dictionary is not None:
+            raise UserError("--dict: --train-sentencepiece makes its own dictionary")
+        splits = {split: _read(spec, split, path) for split, path in files.items()}
+        if sentencepiece_size is not None:
+            chosen, vocabulary = _train(splits, sentencepiece_size, folder)
+        else:
+            assert tokenizer is not None
+            chosen, vocabulary = _load(tokenizer, dictionary, folder)
+        content, full = _describe(spec, splits), {split: len(examples) for split, examples in splits.items()}
+        if subset is not None:
+            splits["train"], content["subset"] = _subset(splits, subset, seed)
+        table = vocabulary.table(chosen.symbols)
+        total = sum(map(len, splits.values()))
+        content["splits"] = {}
+
+        def report(done: int) -> None:
+            if progress is not None:
+                progress(done, total)
+
+        for split, examples in splits.items():
+            written = _write_split(folder, split, examples, spec, chosen, table, vocabulary, max_length, report)
+            content["splits"][split] = _split_entry(split, examples, spec, full[split], written)
+        _check_unknown(content["splits"].values(), chosen, vocabulary.path)
+        content["max_length"] = max_length
+        content["tokenizer"] = chosen.describe()
+        content["dictionary_sha256"] = sha256(folder / "input0" / "dict.txt")
+        content["files"] = file_records(folder)
+        write_json(folder / TASK_FILE, content)
+    return content
+
+
+def _describe(spec: TaskSpec, splits: Mapping[str, Examples]) -> dict[str, Any]:
+    return {
         "format": TASK_FORMAT,
         "version": VERSION,
         "name": spec.name,
@@ -95,37 +121,27 @@ def prepare(
         "metrics": list(spec.metrics),
         "pairs": len(spec.sentences) == 2,
         "regression_range": _finite_range(spec.score_range),
-        "partial": any(count < spec.official.get(split, 0) for split, count in full.items()),
+        "partial": any(len(examples) < spec.official.get(split, 0) for split, examples in splits.items()),
     }
-    with new_folder(output, lambda: may_replace(output, overwrite)) as folder:
-        inside = folder / "input0" / "dict.txt"
-        inside.parent.mkdir()
-        if chosen is None:
-            chosen = _train(splits, sentencepiece_size or 0, folder / SENTENCEPIECE_NAME, inside)
-            vocabulary = Vocabulary(inside)
-        else:
-            assert dictionary is not None
-            vocabulary = Vocabulary(dictionary)
-            shutil.copyfile(dictionary, inside)
-        if subset is not None:
-            if "train" not in splits:
-                raise UserError(f"--subset {subset}: there is no training file to take it from")
-            train = splits["train"]
-            size = subset_size(subset, len(train))
-            splits["train"] = train.select(nested_subset(train.lines, size, seed))
-            content["subset"] = {"asked": subset, "seed": seed, "examples": size, "of": len(train)}
-        table = vocabulary.table(chosen.symbols)
-        content["splits"] = {}
-        with _bar(sum(map(len, splits.values())), progress) as bar:
-            for split, examples in splits.items():
-                written = _write_split(folder, split, examples, spec, chosen, table, vocabulary, max_length, bar)
-                content["splits"][split] = _split_entry(split, examples, spec, full[split], written)
-        _check_unknown(content["splits"].values(), chosen, dictionary)
-        content["max_length"] = max_length
-        content["tokenizer"] = chosen.describe()
-        content["dictionary_sha256"] = sha256(inside)
-        (folder / TASK_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return content
+
+
+def _subset(splits: Mapping[str, Examples], subset: str, seed: int) -> tuple[Examples, dict[str, Any]]:
+    """The part of the training examples that --subset asks for, and what task.json says of it."""
+    if "train" not in splits:
+        raise UserError(f"--subset {subset}: there is no training file to take it from")
+    train = splits["train"]
+    size = subset_size(subset, len(train))
+    chosen = train.select(nested_subset(train.lines, size, seed))
+    return chosen, {"asked": subset, "seed": seed, "examples": size, "of": len(train)}
+
+
+def _load(tokenizer: Path, dictionary: Path | None, folder: Path) -> tuple[Tokenizer, Vocabulary]:
+    """Tokenizer and dictionary as given, the dictionary copied into the new folder."""
+    vocabulary = Vocabulary(dictionary if dictionary is not None else _dictionary_beside(tokenizer))
+    chosen = fitting(load_tokenizer(tokenizer), vocabulary.words, vocabulary.path)
+    (folder / "input0").mkdir()
+    shutil.copyfile(vocabulary.path, folder / "input0" / "dict.txt")
+    return chosen, vocabulary
 
 
 def _read(spec: TaskSpec, split: str, path: Path) -> Examples:
@@ -143,14 +159,17 @@ def _dictionary_beside(tokenizer: Path) -> Path:
     return beside
 
 
-def _train(splits: Mapping[str, Examples], size: int, model: Path, dictionary: Path) -> Tokenizer:
+def _train(splits: Mapping[str, Examples], size: int, folder: Path) -> tuple[Tokenizer, Vocabulary]:
+    """A sentencepiece model of the training sentences and its dictionary, both in the new folder."""
     if "train" not in splits:
         raise UserError("--train-sentencepiece: there is no training file to learn from")
+    model, dictionary = folder / SENTENCEPIECE_NAME, folder / "input0" / "dict.txt"
     train_sentencepiece(list(chain.from_iterable(splits["train"].sentences)), size, model)
     tokenizer = load_tokenizer(model)
     words = [symbol for symbol in tokenizer.symbols if symbol not in SPECIALS]
+    dictionary.parent.mkdir()
     dictionary.write_text("".join(f"{word} 1\n" for word in words), encoding="utf-8")
-    return tokenizer
+    return tokenizer, Vocabulary(dictionary)
 
 
 def _write_split(
@@ -162,7 +181,7 @@ def _write_split(
     table: Numbers,
     vocabulary: Vocabulary,
     max_length: int,
-    bar: Any,
+    report: Callable[[int], None],
 ) -> dict[str, Any]:
     """Tokenize and write one split; adds examples without any token to `examples.rejected`. Returns its figures."""
     columns: list[list[Numbers]] = [[] for _ in examples.sentences]
@@ -170,7 +189,7 @@ def _write_split(
         stop = min(start + BATCH, len(examples))
         for column, sentences in zip(columns, examples.sentences):
             column.extend(_encode(tokenizer, table, vocabulary.end, sentences[start:stop]))
-        bar.update(stop - start)
+        report(stop - start)
     kept = [position for position in range(len(examples)) if all(len(column[position]) > 1 for column in columns)]
     if len(kept) < len(examples):
         for position in sorted(set(range(len(examples))) - set(kept)):
@@ -234,9 +253,3 @@ def _check_unknown(entries: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, d
 
 def _finite_range(score_range: tuple[float, float] | None) -> list[float] | None:
     return list(score_range) if score_range is not None and all(map(math.isfinite, score_range)) else None
-
-
-def _bar(total: int, show: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc="tokenizing", unit="examples", disable=not show)

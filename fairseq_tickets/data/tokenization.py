@@ -8,15 +8,25 @@ a "</s>" or "[SEP]" inside a sentence is text.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fairseq_tickets.data.vocabulary_files import (
+    check_dense,
+    check_merges,
+    is_special,
+    read_merges,
+    read_numbers,
+    read_words,
+    special_words,
+)
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import sha256
+from fairseq_tickets.files import read_json, sha256
 
+MOST_FOREIGN = 0.2  # of a dictionary's words, beside sentencepiece
 SENTENCEPIECE_NAME = "sentencepiece.model"
 BPE_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 EXPECTED = "tokenizer.json, encoder.json + vocab.bpe, vocab.json + merges.txt, a sentencepiece *.model, or vocab.txt"
@@ -61,10 +71,11 @@ class _Fast(Tokenizer):
         if hasattr(backend, "encode_special_tokens"):  # without it (before 0.15), such text becomes <unk>
             backend.encode_special_tokens = True
         numbers = backend.get_vocab()
-        symbols = [""] * (max(numbers.values()) + 1)
+        check_dense(numbers, f"--tokenizer {files[0]}")
+        self.pieces = [""] * (max(numbers.values(), default=-1) + 1)
         for piece, number in numbers.items():
-            symbols[number] = str(number) if numbers_as_words else piece
-        self.symbols = symbols
+            self.pieces[number] = piece
+        self.symbols = [str(number) for number in range(len(self.pieces))] if numbers_as_words else self.pieces
         self._encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)  # older versions lack it
 
     def encode_batch(self, sentences: Sequence[str]) -> list[list[int]]:
@@ -113,6 +124,39 @@ def load_tokenizer(path: Path) -> Tokenizer:
     raise UserError(f"--tokenizer {path}: not recognised; give {EXPECTED}, or a folder with them")
 
 
+def fitting(tokenizer: Tokenizer, words: Sequence[str], dictionary: Path) -> Tokenizer:
+    """The tokenizer, writing its pieces as the dictionary has them: as text or, in fairseq's RoBERTa, as numbers.
+
+    Args:
+        tokenizer: from `load_tokenizer`.
+        words: the dictionary's, without fairseq's special ones.
+        dictionary: its file, for messages.
+
+    Raises:
+        UserError: the dictionary has words that the tokenizer can't write, so one of them is cut or another model's.
+            (Beside sentencepiece a few are allowed: unknown letters got into dictionaries made from text.)
+    """
+    own = [word for word in words if not is_special(word)]
+    foreign = _foreign(own, tokenizer.symbols)
+    if foreign and isinstance(tokenizer, _Fast) and tokenizer.kind == "gpt2-bpe":
+        as_numbers = tokenizer.symbols is not tokenizer.pieces
+        other = tokenizer.pieces if as_numbers else [str(number) for number in range(len(tokenizer.pieces))]
+        if len(_foreign(own, other)) < len(foreign):
+            tokenizer.symbols, foreign = other, _foreign(own, other)
+    allowed = MOST_FOREIGN * len(own) if tokenizer.kind == "sentencepiece" else 0
+    if len(foreign) > allowed:
+        raise UserError(
+            f"--dict {dictionary}: {len(foreign)} of its {len(own)} words, such as {foreign[0]!r}, are unknown to"
+            f" --tokenizer {tokenizer.files[0]}: one is cut, or dictionary and tokenizer don't belong together"
+        )
+    return tokenizer
+
+
+def _foreign(words: Sequence[str], symbols: Sequence[str]) -> list[str]:
+    known = set(symbols)
+    return [word for word in words if word not in known]
+
+
 def train_sentencepiece(sentences: Sequence[str], size: int, output: Path) -> None:
     """Train a sentencepiece unigram model with `size` pieces (<unk> included) and write it to `output`.
 
@@ -157,41 +201,44 @@ def _load_folder(folder: Path) -> Tokenizer:
 
 def _tokenizer_json(path: Path) -> Tokenizer:
     tokenizers = _library(path)
-    _readable(path)
-    try:
+    content = read_json(path, "tokenizer")
+    model = content.get("model") if isinstance(content, dict) else None
+    if isinstance(model, dict) and model.get("type") == "BPE" and not model.get("ignore_merges"):
+        _check_bpe(model, content.get("added_tokens"), path)
+    with _refused(path, "tokenizer.json"):
         backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"--tokenizer {path}: it is no tokenizer.json ({_first_line(error)})") from error
     return _Fast("huggingface", (path,), backend)
+
+
+def _check_bpe(model: dict[str, Any], added: Any, path: Path) -> None:
+    """Whether the merges of a tokenizer.json make its vocabulary; what isn't even a list is the library's matter."""
+    vocabulary, merges = model.get("vocab"), model.get("merges")
+    if isinstance(vocabulary, dict) and isinstance(merges, list):
+        pairs = [tuple(merge.split(" ") if isinstance(merge, str) else map(str, merge)) for merge in merges]
+        special = {str(token.get("content")) for token in added or () if isinstance(token, dict)}
+        if all(len(pair) == 2 for pair in pairs):
+            check_merges(vocabulary, [(first, second) for first, second in pairs], special, f"--tokenizer {path}")
 
 
 def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
     tokenizers = _library(vocabulary)
-    for path in (vocabulary, merges):
-        _readable(path)
-    try:
-        model = tokenizers.models.BPE.from_file(str(vocabulary), str(merges))
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"--tokenizer {vocabulary}: it is no byte-level BPE ({_first_line(error)})") from error
-    backend = tokenizers.Tokenizer(model)
+    numbers, pairs = read_numbers(vocabulary), read_merges(merges)
+    check_merges(numbers, pairs, special_words(vocabulary.parent), f"--tokenizer {vocabulary} and {merges.name}")
+    with _refused(vocabulary, "byte-level BPE"):
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE(numbers, pairs))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     return _Fast("gpt2-bpe", (vocabulary, merges), backend, numbers_as_words=vocabulary.name == "encoder.json")
 
 
 def _wordpiece(path: Path) -> Tokenizer:
     tokenizers = _library(path)
-    _readable(path)
-    try:
-        pieces = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--tokenizer {path}: it is not UTF-8 text") from error
-    if pieces and not pieces[-1]:
-        pieces.pop()
-    numbers = {piece.rstrip("\r"): number for number, piece in enumerate(pieces)}
+    pieces = read_words(path)
+    numbers = {piece: number for number, piece in enumerate(pieces)}
     if "[UNK]" not in numbers:
         raise UserError(f"--tokenizer {path}: it is no WordPiece vocabulary (no line [UNK])")
     lowercase = _lowercase(path.with_name("tokenizer_config.json"), pieces)
-    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(numbers, unk_token="[UNK]"))
+    with _refused(path, "WordPiece vocabulary"):
+        backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(numbers, unk_token="[UNK]"))
     backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     made = _Fast("wordpiece", (path,), backend)
@@ -201,12 +248,11 @@ def _wordpiece(path: Path) -> Tokenizer:
 
 def _lowercase(config: Path, pieces: Sequence[str]) -> bool:
     """do_lower_case where a configuration says it; else whether no piece but the bracketed ones has a capital."""
-    try:
-        stated = json.loads(config.read_text(encoding="utf-8")).get("do_lower_case")
-    except (OSError, ValueError, AttributeError):
-        stated = None
-    if isinstance(stated, bool):
-        return stated
+    if config.is_file():
+        content = read_json(config, "tokenizer configuration")
+        stated = content.get("do_lower_case") if isinstance(content, dict) else None
+        if isinstance(stated, bool):
+            return stated
     return not any(letter.isupper() for piece in pieces if not piece.startswith("[") for letter in piece)
 
 
@@ -218,11 +264,17 @@ def _library(path: Path) -> Any:
     return tokenizers
 
 
-def _readable(path: Path) -> None:
+@contextlib.contextmanager
+def _refused(path: Path, kind: str) -> Iterator[None]:
+    """Whatever the tokenizers library raises on a file, plain Exception or a panic of its Rust part, as a UserError."""
     try:
-        path.open("rb").close()
-    except OSError as error:
-        raise UserError(f"--tokenizer {path}: cannot read it: {error.strerror or error}") from error
+        yield
+    except Exception as error:
+        raise UserError(f"--tokenizer {path}: it is no {kind} ({_first_line(error)})") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"--tokenizer {path}: it is no {kind} ({_first_line(error)})") from error
 
 
 def _training_error(error: Exception) -> str:
@@ -231,5 +283,5 @@ def _training_error(error: Exception) -> str:
     return message or "sentencepiece cannot train on this text; is it very short?"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ import numpy as np
 from fairseq.data import indexed_dataset
 
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def check_scores(path: Path, examples: int) -> None:
     Raises:
         UserError: naming the file and the line.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, "label", 1 << 30).splitlines()
     if len(lines) != examples:
         raise UserError(f"{path} has {len(lines)} scores for {examples} examples; each needs one")
     for number, line in enumerate(lines, start=1):

@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fairseq.data import indexed_dataset
 
+from fairseq_tickets.data.indexed import Sequences, check_sentences, is_memory_mapped, read_sequences
+from fairseq_tickets.data.prepared import AGAIN, TASK_FILE, check_files, read_task
 from fairseq_tickets.errors import UserError
 
+INPUTS = ("input0", "input1")
 
-def check_split(data: Path, split: str, regression: bool) -> None:
-    """Raise UserError unless the split's sentences, and its labels, are there and whole.
+
+def check_split(data: Path, split: str, regression: bool, dictionary: Any) -> None:
+    """Raise UserError unless the split's sentences, and its labels, are there, whole, and those that `prepare` wrote.
 
     Only a split whose name starts with "test" may be without labels.
+
+    Args:
+        data: the folder.
+        split: such as "train".
+        regression: labels are scores, as text.
+        dictionary: fairseq's, of the sentences.
     """
     if not (data / "input0" / f"{split}.idx").is_file():
         raise UserError(f"no split {split!r} in {data}: input0/{split}.idx is missing")
-    check_binary(data / "input0" / split)
-    if (data / "input1" / f"{split}.idx").is_file():
-        check_binary(data / "input1" / split)
+    folders = (*INPUTS, "label")
+    check_files(data, [f"{folder}/{split}.{kind}" for folder in folders for kind in ("idx", "bin", "label")])
+    counts = set()
+    for folder in INPUTS:
+        if (data / folder / f"{split}.idx").is_file():
+            sentences = _sequences(data / folder / split)
+            check_sentences(sentences, len(dictionary), dictionary.eos())
+            counts.add(len(sentences))
+    known = (read_task(data) or {}).get("splits", {}).get(split, {}).get("kept")
+    if known is not None and counts != {known}:
+        raise UserError(
+            f"{data / TASK_FILE} says that {split} has {known!r} examples, but it has {min(counts)}; {AGAIN}"
+        )
     labels = data / "label" / (f"{split}.label" if regression else f"{split}.idx")
     if labels.is_file():
         if not regression:
-            check_binary(data / "label" / split)
+            _sequences(data / "label" / split)
     elif not split.startswith("test"):
         raise UserError(f"split {split!r} in {data} has no labels: {labels} is missing")
 
 
-def check_binary(prefix: Path) -> None:
-    """Raise UserError unless PREFIX.idx and PREFIX.bin belong together and are whole."""
-    index, binary = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
-    for path in (index, binary):
+def _sequences(prefix: Path) -> Sequences:
+    for path in (Path(f"{prefix}.idx"), Path(f"{prefix}.bin")):
         if not path.is_file():
-            raise UserError(f"{path} is missing; make the data folder again with `fairseq-tickets prepare`")
+            raise UserError(f"{path} is missing; {AGAIN}")
+    if is_memory_mapped(prefix):
+        return read_sequences(prefix)
     kind = indexed_dataset.infer_dataset_impl(str(prefix))
-    if kind is None or (kind == "mmap" and not _is_whole(prefix, binary)):
-        raise UserError(
-            f"{index} and {binary.name} are damaged or cut short; "
-            "make the data folder again with `fairseq-tickets prepare`"
-        )
-
-
-def _is_whole(prefix: Path, binary: Path) -> bool:
-    try:
-        dataset = indexed_dataset.MMapIndexedDataset(str(prefix))
-        expected = int(np.sum(dataset.sizes, dtype=np.int64)) * np.dtype(dataset._index.dtype).itemsize
-    except Exception:  # a damaged index fails in any way
-        return False
-    return os.path.getsize(binary) == expected
+    try:  # the older formats of --dataset-impl, which only fairseq reads
+        dataset = indexed_dataset.make_dataset(str(prefix), impl=kind)
+        items = [dataset[index].numpy() for index in range(len(dataset))]
+    except Exception as error:  # a damaged file fails in any way
+        raise UserError(f"{prefix}.idx and {prefix.name}.bin are damaged or cut short; {AGAIN}") from error
+    return Sequences(prefix, np.array([len(item) for item in items]), np.concatenate([*items, np.empty(0, np.int64)]))

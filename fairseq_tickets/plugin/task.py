@@ -23,12 +23,13 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig, Sentence
 from omegaconf import II, open_dict
 from torch import Tensor, nn
 
+from fairseq_tickets.data.prepared import TASK_FILE, check_files, read_task
 from fairseq_tickets.data.subset import nested_subset
+from fairseq_tickets.dictionary import read_dictionary
 from fairseq_tickets.dominant_ticket.columns import apply_ticket as apply_columns
 from fairseq_tickets.dominant_ticket.updates import parts_of, trainable_slices
 from fairseq_tickets.encoder_layer import RECOMPUTE, encoder_layers
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import read_json
 from fairseq_tickets.metrics import METRICS, metrics_that_fit
 from fairseq_tickets.parameters import is_dead_copy
 from fairseq_tickets.plugin import labels, mixed_precision
@@ -49,7 +50,6 @@ from fairseq_tickets.updates.parts import Part
 logger = logging.getLogger(__name__)
 
 COLUMNS, OPTIMIZER = "columns", "optimizer"
-TASK_FORMAT = "fairseq-tickets/task"
 
 
 @dataclass
@@ -205,10 +205,8 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
     @classmethod
     def load_dictionary(cls, filename: str) -> Any:
         """fairseq's dictionary; a damaged file is a UserError."""
-        try:
-            return super().load_dictionary(filename)
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"{filename} is not a whole dictionary: {error}") from error
+        read_dictionary(filename)
+        return super().load_dictionary(filename)
 
     def check_best_metric(self, metric: str) -> None:
         """Raise UserError, now and not after an epoch, when the best checkpoint is to go by what isn't measured."""
@@ -226,7 +224,7 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         Raises:
             UserError: the split isn't there, isn't whole, or has no labels.
         """
-        check_split(Path(self.cfg.data), split, self.regression)
+        check_split(Path(self.cfg.data), split, self.regression, self.source_dictionary)
         labels.check_split_labels(
             Path(self.cfg.data), split, self.label_dictionary, 0 if self.regression else self.cfg.num_classes
         )
@@ -390,8 +388,8 @@ def random_part(examples: int, count: int, seed: int, split: str) -> list[int]:
 
 def task_name(data: Path) -> Optional[str]:
     """The task's name that `prepare` wrote; None for data made otherwise."""
-    path = data / "task.json"
-    return str(read_json(path, "task").get("name")) if path.is_file() else None
+    known = read_task(data)
+    return str(known["name"]) if known else None
 
 
 def retire_dead_copies(model: nn.Module) -> None:
@@ -406,11 +404,10 @@ def retire_dead_copies(model: nn.Module) -> None:
 
 def complete_from_task_json(cfg: Any, data: Path) -> None:
     """Fill in what `prepare` knows about the data; a contradiction is a UserError."""
-    path = data / "task.json"
-    if path.is_file():
-        known = read_json(path, "task")
-        if not isinstance(known, dict) or known.get("format") != TASK_FORMAT:
-            raise UserError(f"{path} is not a {TASK_FORMAT} file; make the folder again with `fairseq-tickets prepare`")
+    path = data / TASK_FILE
+    known = read_task(data)
+    if known:
+        check_files(data, ["input0/dict.txt", "label/dict.txt"])
         regression = known["kind"] == "regression"
         if cfg.regression_target and not regression:
             raise UserError(f"--regression-target is set, but {path} says the task is a classification")

@@ -66,7 +66,7 @@ def test_fairseq_reads_the_dictionary_back(tmp_path: Path) -> None:
     theirs.add_symbol("<mask>")
     assert theirs.symbols == symbols == read_dictionary(tmp_path / "dict.txt")
     (tmp_path / "bad").write_text("a 1\nb\n")
-    with pytest.raises(UserError, match="line 2: expected a word, a space and a count"):
+    with pytest.raises(UserError, match="line 2 is 'b'; it must be a word, a space and a count"):
         read_dictionary(tmp_path / "bad")
 
 

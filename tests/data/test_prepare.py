@@ -76,7 +76,7 @@ def test_task_json_says_all(tmp_path: Path) -> None:
     assert content == returned
     assert (content["format"], content["version"], content["kind"]) == (
         "fairseq-tickets/task",
-        1,
+        2,
         "classification",
     )
     assert content["labels"] == ["no", "yes"] and content["num_classes"] == 2 and content["metric"] == "accuracy"
@@ -134,7 +134,9 @@ def test_gpt2_numbers_with_fairseqs_dictionary(tmp_path: Path) -> None:
 def test_dictionary_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     write_wordpiece(tmp_path / "tok")
     (tmp_path / "other.txt").write_text("6 100\n3 50\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"100 %.*unknown to --dict .*other.txt.*don't belong together"):
+    with pytest.raises(
+        UserError, match=r"other.txt: 2 of its 2 words, such as '6', are unknown.*don't belong together"
+    ):
         prepare(
             SPEC,
             files(tmp_path / "in"),
@@ -149,8 +151,8 @@ def test_dictionary_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "holds no words"),
-        ("the\n", "no fairseq dictionary"),
-        ("the 1\nthe 1\n", "no fairseq dictionary .Duplicate"),
+        ("the\n", "line 1 is 'the'; it must be a word, a space and a count"),
+        ("the 1\nthe 1\n", "line 2: Duplicate word 'the'"),
     ],
 )
 def test_bad_dictionaries(tmp_path: Path, content: str, message: str) -> None:
@@ -219,7 +221,10 @@ def test_options_that_do_not_fit(tmp_path: Path) -> None:
         ),
         ({"sentencepiece_size": 30, "dictionary": tmp_path / "tok" / "dict.txt"}, "makes its own dictionary"),
         ({"tokenizer": write_gpt2(tmp_path / "bpe")}, "--dict: not given"),
-        ({"tokenizer": tmp_path / "tok", "dictionary": tmp_path / "absent"}, "--dict .*absent: cannot read"),
+        (
+            {"tokenizer": tmp_path / "tok", "dictionary": tmp_path / "absent"},
+            "cannot read --dict file .*absent: No such file",
+        ),
         ({"tokenizer": tmp_path / "tok", "subset": "4"}, "--subset 4: a count must be 1 to 3"),
     ]
     for options, message in cases:
