@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq_tickets.documents import shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_yaml
 from fairseq_tickets.protocol.schema import Section, as_number, as_whole, as_word
@@ -214,12 +215,12 @@ def load_protocol(path: Path) -> Protocol:
 def protocol_from(content: Any, path: Path) -> Protocol:
     """Protocol from a file's content; see `load_protocol`."""
     top = Section(content, str(path))
-    experiment = top.text("experiment")
+    experiment = top.label("experiment")
     if not experiment.replace("-", "").replace("_", "").replace(".", "").isalnum() or experiment.startswith("."):
-        raise UserError(f"{top.at('experiment')} is {experiment!r}; it names a folder: letters, digits, - _ and .")
+        raise UserError(f"{top.at('experiment')} is {shown(experiment)}; it names a folder: letters, digits, - _ and .")
     model = top.section("model")
     folder = model.path("path")
-    model_name = model.text("name", folder.name)
+    model_name = model.label("name", folder.name)
     model.close()
     glue = top.path("glue") if "glue" in top else None
     tokenizer = top.path("tokenizer") if "tokenizer" in top else folder
@@ -287,7 +288,7 @@ def _tasks(section: Section, training: Section, glue: Path | None) -> dict[str, 
         data = own.path("data") if "data" in own else None
         if data is None and name not in TASKS:
             raise UserError(
-                f"{section.place}: unknown task {name!r}; it must be one of {', '.join(TASKS)}, or have `data`: a "
+                f"{section.place}: unknown task {shown(name)}; it must be one of {', '.join(TASKS)}, or have `data`: a "
                 "folder made by `fairseq-tickets prepare`"
             )
         if data is None and glue is None:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fairseq_tickets.documents import shown
 from fairseq_tickets.errors import UserError
 
 T = TypeVar("T")
+MAX_NAME = 100
 
 
 class Section:
@@ -30,7 +32,12 @@ class Section:
         if content is None:
             content = {}
         if not isinstance(content, Mapping):
-            raise UserError(f"{place} is {content!r}; it must be a mapping of names to values")
+            raise UserError(f"{place} is {shown(content)}; it must be a mapping of names to values")
+        for name in content:
+            if not isinstance(name, str):
+                raise UserError(f"{place}: the key {shown(name)} is no text; write it in quotation marks")
+            if not name.isprintable() or len(name) > MAX_NAME:
+                raise UserError(f"{place}: the key {shown(name)} is too long, or has characters that can't be printed")
         self._content = dict(content)
         self._asked: list[str] = []
         self._parent = parent
@@ -70,7 +77,7 @@ class Section:
         for name in self._content:
             if name not in self._asked:
                 allowed = ", ".join(self._asked) or "none"
-                raise UserError(f"{self.place}: unknown key {name!r}; the keys here are {allowed}")
+                raise UserError(f"{self.place}: unknown key {shown(name)}; the keys here are {allowed}")
 
     def number(
         self, name: str, default: float | None, low: float, high: float = math.inf, above: bool = False
@@ -91,21 +98,28 @@ class Section:
         """true or false."""
         value = self.raw(name, default)
         if not isinstance(value, bool):
-            raise UserError(f"{self.at(name)} is {value!r}; it must be true or false")
+            raise UserError(f"{self.at(name)} is {shown(value)}; it must be true or false")
         return value
 
     def text(self, name: str, default: str | None = None) -> str:
         """A text that is not empty."""
         value = self.raw(name, default)
         if not isinstance(value, str) or not value:
-            raise UserError(f"{self.at(name)} is {value!r}; it must be a text")
+            raise UserError(f"{self.at(name)} is {shown(value)}; it must be a text")
+        return value
+
+    def label(self, name: str, default: str | None = None) -> str:
+        """A text that names things in tables and files: printable, of at most MAX_NAME characters."""
+        value = self.text(name, default)
+        if not value.isprintable() or len(value.encode()) > MAX_NAME:
+            raise UserError(f"{self.at(name)} is {shown(value)}; a name has at most {MAX_NAME} printable characters")
         return value
 
     def choice(self, name: str, default: str, allowed: Sequence[str]) -> str:
         """One of a few words."""
         value = self.raw(name, default)
         if value not in allowed:
-            raise UserError(f"{self.at(name)} is {value!r}; it must be one of {', '.join(allowed)}")
+            raise UserError(f"{self.at(name)} is {shown(value)}; it must be one of {', '.join(allowed)}")
         return str(value)
 
     def path(self, name: str) -> Path:
@@ -137,14 +151,14 @@ def as_number(value: Any, place: str, low: float, high: float = math.inf, above:
     if not good or value < low or value > high or (above and value == low):
         rule = f"above {low:g}" if above else f"at least {low:g}"
         limit = "" if high == math.inf else f" and at most {high:g}"
-        raise UserError(f"{place} is {value!r}; it must be a number {rule}{limit}")
+        raise UserError(f"{place} is {shown(value)}; it must be a number {rule}{limit}")
     return float(value)
 
 
 def as_whole(value: Any, place: str, low: int) -> int:
     """A whole number of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(f"{place} is {value!r}; it must be a whole number of at least {low}")
+        raise UserError(f"{place} is {shown(value)}; it must be a whole number of at least {low}")
     return value
 
 
@@ -154,7 +168,7 @@ def as_word(allowed: Iterable[str]) -> Callable[[Any, str], str]:
 
     def check(value: Any, place: str) -> str:
         if value not in words:
-            raise UserError(f"{place}: {value!r} is unknown; it must be one of {', '.join(words)}")
+            raise UserError(f"{place}: {shown(value)} is unknown; it must be one of {', '.join(words)}")
         return str(value)
 
     return check
@@ -166,5 +180,5 @@ def as_path(text: str, place: str) -> Path:
     missing = re.search(r"\$(\w+|\{\w+\})", expanded)
     if missing:
         name = missing[1].strip("{}")
-        raise UserError(f"{place} is {text!r}: the environment variable {name} is not set")
+        raise UserError(f"{place} is {shown(text)}: the environment variable {name} is not set")
     return Path(expanded)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from fairseq_tickets.convert.importing import import_folder
 from fairseq_tickets.data.prepare import prepare
 from fairseq_tickets.data.tasks import find_files, find_task
 from fairseq_tickets.documents import parse_yaml
-from fairseq_tickets.protocol.config import protocol_from
+from fairseq_tickets.protocol.config import load_protocol
 
 from ..convert import toy
 from ..data.samples import write_gpt2, write_pairs, write_wordpiece
@@ -23,6 +22,7 @@ from .mutate import fuzz, mutate_bytes, mutate_json, mutate_lines
 
 Mutate = Callable[[Any], bytes]
 FEW = 15
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -103,31 +103,19 @@ def test_tokenizers_dictionaries_and_tables(name: str, tmp_path: Path) -> None:
     fuzz(path, mutator(path), read, FEW)
 
 
-PROTOCOL = """
-experiment: toy
-model: {path: MODEL, name: minilm}
-seeds: [1, 2]
-training: {epochs: 2, lr: [5e-5, 1e-4], batch_size: 16}
-tasks:
-  RTE: {data: DATA, subset: 100}
-super_tickets: {levels: [0.1, 0.3], keep: [winning, random]}
-dominant: {sigma: 5e-5, top_k: [1, 3], l1_weight: 1e-3}
-"""
-
-
-def test_protocols(tmp_path: Path) -> None:
-    content = yaml.safe_load(PROTOCOL)
-
-    def read(path: Path) -> None:
-        protocol_from(parse_yaml(path.read_text("utf-8", "replace"), "p.yaml"), path)
+@pytest.mark.parametrize("name", ["super_tickets/protocol/quick", "dominant_ticket/protocol/minilm"])
+def test_protocols(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLUE_DIR", "glue")
+    text = (EXAMPLES / f"{name}.yaml").read_bytes()
+    content = parse_yaml(text.decode(), name)
 
     def mutate(dice: Any) -> bytes:
         if dice.random() < 0.5:
             return mutate_json(content, dice)  # YAML takes JSON
-        return dice.choice((mutate_bytes, mutate_lines))(PROTOCOL.encode(), dice)
+        return dice.choice((mutate_bytes, mutate_lines))(text, dice)
 
-    (tmp_path / "p.yaml").write_text(PROTOCOL)
-    fuzz(tmp_path / "p.yaml", mutate, read)
+    (tmp_path / "p.yaml").write_bytes(text)
+    fuzz(tmp_path / "p.yaml", mutate, load_protocol, FEW)
 
 
 def mutator(path: Path) -> Mutate:
