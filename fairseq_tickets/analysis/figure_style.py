@@ -9,6 +9,7 @@ Saved files hold no date.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,12 @@ SETTINGS = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,
     "svg.hashsalt": "fairseq-tickets",
+    "svg.fonttype": "none",  # text stays text
     "hatch.linewidth": 0.4,
     "figure.constrained_layout.use": True,
 }
-SUFFIXES = (".pdf", ".png")
+SUFFIXES = (".pdf", ".png", ".svg")
+SUFFIX_RULE = "a figure must end in .pdf, .png or .svg"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -76,6 +79,18 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def seeds_in_words(numbers: Iterable[int]) -> str:
+    """How many runs stand behind the means of a figure: "3 seeds", "2 to 5 seeds"."""
+    found = sorted(numbers)
+    low, high = found[0], found[-1]
+    return f"{low} seed{'s' if low > 1 else ''}" if low == high else f"{low} to {high} seeds"
+
+
+def caption(figure: Figure, text: str) -> None:
+    """A small line below everything: what lines, bands and whiskers are."""
+    figure.supxlabel(text, fontsize=7)
+
+
 def styled() -> Any:
     """Context in which axes must be filled, so that text and lines take this package's settings."""
     import matplotlib
@@ -84,11 +99,11 @@ def styled() -> Any:
 
 
 def save(figure: Figure, path: PathLike, source: str = "") -> None:
-    """Write a PDF or PNG, whole or not at all; the same figure gives the same bytes.
+    """Write a PDF, PNG or SVG, whole or not at all; the same figure gives the same bytes.
 
     Args:
         figure: what to write.
-        path: ends in .pdf or .png.
+        path: ends in .pdf, .png or .svg.
         source: a line for the file's metadata: where the numbers come from.
 
     Raises:
@@ -96,10 +111,12 @@ def save(figure: Figure, path: PathLike, source: str = "") -> None:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"--output {path}: a figure must end in {' or '.join(SUFFIXES)}")
+        raise UserError(f"--output {path}: {SUFFIX_RULE}")
     metadata: dict[str, Any] = {"Title": source or None, "Creator": "fairseq_tickets"}
     if suffix == ".pdf":
         metadata.update(CreationDate=None, ModDate=None, Producer=None)
+    elif suffix == ".svg":
+        metadata.update(Date=None)
     else:
         metadata = {"Title": source, "Software": "fairseq_tickets"}
     drawn = io.BytesIO()

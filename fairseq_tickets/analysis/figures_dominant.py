@@ -91,12 +91,13 @@ def out_weighted(counts: Mapping[str, DimensionCounts]) -> Figure:
                     axis.set_title(_tex(matrix))
                 if not axis.get_subplotspec().is_last_row():
                     axis.tick_params(labelbottom=False)
-            row[0].set_ylabel(f"{name}\nlayer")
+            row[0].set_ylabel(f"{name}\nlayer", fontsize=8 * min(1.0, 14 / len(name)))
             row[0].set_yticks(range(0, layers, max(1, layers // 4)))
         bar = figure.colorbar(image, ax=grid, fraction=0.03, pad=0.01, aspect=30)
         bar.set_ticks([0, 0.1, 0.316, 0.5477, 0.775, 1], labels=["0", "1%", "10%", "30%", "60%", "100%"])
-        bar.set_label("share of the dimension's parameters beyond σ")
-        figure.supxlabel("input dimension; right of the line: bias", fontsize=8)
+        bar.set_label("share beyond σ")
+        about = "colour: share of a dimension's parameters that moved beyond σ"
+        figure.supxlabel(f"input dimension; right of the line: bias; {about}", fontsize=8)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from fairseq_tickets.analysis.figure_style import (
     MARKERS,
     ORANGE,
     PAGE,
+    caption,
     new_figure,
+    seeds_in_words,
     styled,
 )
 from fairseq_tickets.analysis.glue_tasks import METRICS, heading, metrics_of
@@ -103,6 +106,8 @@ def gain(results: Sequence[Result], split: str = "all") -> Figure:
         lower.set_ylabel("Weight remaining (%)")
         lower.set_ylim(0, 100)
         lower.set_xticks(range(len(shown)), shown, rotation=0 if len(shown) < 6 else 30)
+        numbers = seeds_in_words(found.n for found in gains.values())
+        caption(figure, f"bars: means of {numbers}; whiskers: ± 1 sample standard deviation")
         if len(models) > 1:
             figure.legend(*upper.get_legend_handles_labels(), ncols=len(models), loc="outside upper center")
     return figure
@@ -144,9 +149,16 @@ def _phase_panels(results: Sequence[Result], panels: Sequence[tuple[str, str, fl
             if number + columns >= len(drawn):
                 axis.set_xlabel("Weight remaining (%)")
         _titles(list(grid.flat), drawn)
+        caption(figure, f"lines: means of {_seeds(results, drawn)}; bands: ± 1 sample standard deviation")
         seen = {label: handle for axis in grid.flat for handle, label in zip(*axis.get_legend_handles_labels())}
         figure.legend(seen.values(), seen.keys(), loc="outside upper center", ncols=2 if columns == 1 else len(seen))
     return figure
+
+
+def _seeds(results: Sequence[Result], panels: Sequence[tuple[str, str, float]]) -> str:
+    kinds = ({"full"}, *({kind} for kind, *_ in KINDS))
+    runs = [_of(results, panel, kind) for panel in panels for kind in kinds]
+    return seeds_in_words(number for own in runs for number in Counter(run.level for run in own).values())
 
 
 def _phase(axis: Any, results: Sequence[Result], panel: tuple[str, str, float], split: str) -> None:

@@ -4,8 +4,9 @@ goes.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ def ticket_signature(arguments: Sequence[str]) -> str:
     return f"files={len(digests)}|fairseq_tickets={__version__}|sha256={','.join(digests)}"
 
 
+def _task(provenance: Mapping[str, Any]) -> str:
+    """The task that a file's provenance names; older ones name its cache folder: SST-2-57100f4fd570."""
+    return re.sub(r"-[0-9a-f]{12}$", "", str(provenance.get("task", "")))
+
+
 def _named(arguments: Sequence[str], load: Any, provenance: Any) -> dict[str, Any]:
     """Load each FILE or NAME=FILE.
 
@@ -95,7 +101,7 @@ def _named(arguments: Sequence[str], load: Any, provenance: Any) -> dict[str, An
     """
     pairs = [split_name(argument) for argument in arguments]
     things = [load(path) for _, path in pairs]
-    tasks = [str(provenance(thing).get("task", "")) for thing in things]
+    tasks = [_task(provenance(thing)) for thing in things]
     stems = [Path(path).stem for _, path in pairs]
     paths = [path for _, path in pairs]
     distinct = [names for names in (tasks, stems, paths) if len(set(names)) == len(names) and all(names)]

@@ -6,7 +6,7 @@ import argparse
 
 from fairseq_tickets.cli.numbers import whole
 
-DESCRIPTION = """Make a figure of the papers, as PDF or PNG by the output's suffix.
+DESCRIPTION = """Make a figure of the papers, as PDF, PNG or SVG by the output's suffix.
 
   from result files (files or folders):
     phase-transition  score against weight remaining: winning, random, losing, full (paper S, Figures 1, 4, 7)
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="which figure, from the list above")
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="what the figure is made from")
     parser.add_argument(
-        "--output", required=True, action="append", metavar="FILE", help=".pdf or .png; may be repeated"
+        "--output", required=True, action="append", metavar="FILE", help=".pdf, .png or .svg; may be repeated"
     )
     parser.add_argument("--split", default="all", help="dev scores: all, or report, the 90%% not selected on")
     parser.add_argument("--style", default="pies", help="importance: pies or map (default: %(default)s)")
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--style {args.style}: must be pies or map")
     for path in args.output:
         if Path(path).suffix.lower() not in figure_style.SUFFIXES:
-            raise UserError(f"--output {path}: a figure must end in .pdf or .png")
+            raise UserError(f"--output {path}: {figure_style.SUFFIX_RULE}")
     if args.name in from_results:
         results = output.filtered_results(args.inputs, args.model, args.experiment)
         if args.task:

@@ -21,7 +21,7 @@ Run a whole experiment of a paper: fine-tune, score, prune, rewind, select, for 
 
   fairseq-tickets run examples/super_tickets/protocol/quick.yaml --dry-run
   fairseq-tickets run examples/super_tickets/protocol/quick.yaml --workers 2
-  fairseq-tickets table 1 runs/quick/results
+  fairseq-tickets table S1 runs/quick/results
 
 Every training run writes one result file, OUTPUT/EXPERIMENT/KEY/result.json; its key is the hash of what determines
 the result: configuration, seed, checksums of model and data. Runs that are finished are not done again, so that the
