@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fairseq_tickets.cli import main  # noqa: E402
+from fairseq_tickets.cli import script  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main(["dimensions", *sys.argv[1:]]))
+    sys.exit(script(__doc__, "dimensions"))

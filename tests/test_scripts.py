@@ -92,3 +92,14 @@ def test_a_user_error_is_one_line(inputs):
     done = subprocess.run(command, cwd=inputs, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "fairseq-tickets: error: a comparison needs at least 2 tickets, got 1\n"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_is_of_the_program_itself(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0 and printed.startswith(f"usage: {name}.py ")
+    assert f"python scripts/{name}.py" in printed and "from the list above" not in printed

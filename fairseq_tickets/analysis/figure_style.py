@@ -112,7 +112,7 @@ def save(figure: Figure, path: PathLike, source: str = "") -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"--output {path}: {SUFFIX_RULE}")
-    metadata: dict[str, Any] = {"Title": source or None, "Creator": "fairseq_tickets"}
+    metadata: dict[str, Any] = {"Title": source, "Creator": "fairseq_tickets"}
     if suffix == ".pdf":
         metadata.update(CreationDate=None, ModDate=None, Producer=None)
     elif suffix == ".svg":

@@ -107,7 +107,7 @@ def gain(results: Sequence[Result], split: str = "all") -> Figure:
         lower.set_ylim(0, 100)
         lower.set_xticks(range(len(shown)), shown, rotation=0 if len(shown) < 6 else 30)
         numbers = seeds_in_words(found.n for found in gains.values())
-        caption(figure, f"bars: means of {numbers}; whiskers: ± 1 sample standard deviation")
+        caption(figure, f"bars: means of {numbers}; whiskers: ± 1 standard deviation")
         if len(models) > 1:
             figure.legend(*upper.get_legend_handles_labels(), ncols=len(models), loc="outside upper center")
     return figure
@@ -149,7 +149,7 @@ def _phase_panels(results: Sequence[Result], panels: Sequence[tuple[str, str, fl
             if number + columns >= len(drawn):
                 axis.set_xlabel("Weight remaining (%)")
         _titles(list(grid.flat), drawn)
-        caption(figure, f"lines: means of {_seeds(results, drawn)}; bands: ± 1 sample standard deviation")
+        caption(figure, f"lines: means of {_seeds(results, drawn)}; bands: ± 1 standard deviation")
         seen = {label: handle for axis in grid.flat for handle, label in zip(*axis.get_legend_handles_labels())}
         figure.legend(seen.values(), seen.keys(), loc="outside upper center", ncols=2 if columns == 1 else len(seen))
     return figure

@@ -9,7 +9,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fairseq_tickets.cli.signals import stop_signal, stoppable
 from fairseq_tickets.documents import shown
@@ -44,11 +44,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     reason; where the environment variable FAIRSEQ_TICKETS_DEBUG is set, such errors keep their traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: _run(arguments))
+
+
+def script(about: str | None, command: str, name: str | None = None) -> int:
+    """What a program of scripts/ runs: one sub-command under the program's own help; returns the exit code.
+
+    Args:
+        about: the program's docstring, shown by --help.
+        command: key of COMMANDS.
+        name: the table or figure, where the command makes several: it is not an argument of the program.
+    """
+
+    def run() -> int:
+        module = importlib.import_module(f"fairseq_tickets.cli.{COMMANDS[command][0]}")
+        parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name is None:
+            module.add_arguments(parser)
+        else:
+            module.add_arguments(parser, name)
+        args = parser.parse_args()
+        with stoppable():
+            return int(module.run(args))
+
+    return _guarded(run)
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """Exit code of `run`, with one line for what the user or the system is to blame for."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that is no UTF-8, or a terminal that knows ASCII only
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _run(arguments)
+        return run()
     except UserError as error:
         return _refuse(str(error))
     except KeyboardInterrupt as stop:

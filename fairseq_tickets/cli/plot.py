@@ -24,9 +24,12 @@ DESCRIPTION = """Make a figure of the papers, as PDF, PNG or SVG by the output's
   fairseq-tickets plot importance RTE=rte.npz MRPC=mrpc.npz --style map --output importance.png"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Name, inputs and output."""
-    parser.add_argument("name", metavar="NAME", help="which figure, from the list above")
+def add_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
+    """Name, inputs and output; `name` is given where a program of scripts/ makes this one only."""
+    if name is None:
+        parser.add_argument("name", metavar="NAME", help="which figure, from the list above")
+    else:
+        parser.set_defaults(name=name)
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="what the figure is made from")
     parser.add_argument(
         "--output", required=True, action="append", metavar="FILE", help=".pdf, .png or .svg; may be repeated"

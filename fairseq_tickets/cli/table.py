@@ -25,9 +25,12 @@ DESCRIPTION = """Make a table of the papers from finished runs.
   fairseq-tickets table ownership RTE=rte.json MRPC=mrpc.json"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Name, inputs, format and output."""
-    parser.add_argument("name", metavar="NAME", help="which table, from the list above")
+def add_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
+    """Name, inputs, format and output; `name` is given where a program of scripts/ makes this one only."""
+    if name is None:
+        parser.add_argument("name", metavar="NAME", help="which table, from the list above")
+    else:
+        parser.set_defaults(name=name)
     parser.add_argument(
         "inputs", nargs="+", metavar="FILE", help="result files or folders of them; tickets; scores files"
     )

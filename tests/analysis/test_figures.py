@@ -180,8 +180,8 @@ def test_same_input_same_bytes(tmp_path, suffix, monkeypatch):
 
 
 def test_other_suffix(tmp_path):
-    with pytest.raises(UserError, match=r"must end in \.pdf or \.png"):
-        figure_style.save(figures_shares.importance_pies(three_tasks()), tmp_path / "a.svg")
+    with pytest.raises(UserError, match=r"must end in \.pdf, \.png or \.svg"):
+        figure_style.save(figures_shares.importance_pies(three_tasks()), tmp_path / "a.gif")
     assert not list(tmp_path.iterdir())
 
 
@@ -191,3 +191,34 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"plots need matplotlib.*pip install 'fairseq_tickets\[plots\]'"):
         figure_style.new_figure(1, 1)
+
+
+def is_whole(figure):
+    """Whether all that is drawn, texts too, lies within the figure (to a fiftieth of an inch)."""
+    figure.canvas.draw()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > -0.02
+
+
+@pytest.mark.parametrize("tasks", [("RTE",), ("RTE", "a-name-of-some-length-2024"), tuple("ABCDEF")])
+def test_nothing_is_cut_from_the_heat_map(tasks):
+    counts = {task: DimensionCounts(counts_of(skeleton_ticket(SMALL, 1), 1)) for task in tasks}
+    figure = figures_dominant.out_weighted(counts)
+    assert is_whole(figure)
+
+
+def test_figures_say_what_bands_and_whiskers_are():
+    found = runs(*single_task_runs(("RTE", "MRPC"), seeds=3), *single_task_runs(("SST-2",), seeds=2))
+    phase, gain = figures_super.phase_transition(found), figures_super.gain(found)
+    assert phase.get_supxlabel() == "lines: means of 2 to 3 seeds; bands: ± 1 standard deviation"
+    assert gain.get_supxlabel() == "bars: means of 2 to 3 seeds; whiskers: ± 1 standard deviation"
+    assert is_whole(phase) and is_whole(gain)
+
+
+def test_svg_is_text_and_the_same_every_time(tmp_path):
+    counts = {"RTE": DimensionCounts(counts_of(skeleton_ticket(SMALL, 1), 1))}
+    for name in ("a.svg", "b.svg"):
+        figure_style.save(figures_dominant.out_weighted(counts), tmp_path / name, "from here")
+    written = (tmp_path / "a.svg").read_text()
+    assert written == (tmp_path / "b.svg").read_text()
+    assert "share beyond" in written and "from here" in written and "<dc:date>" not in written

@@ -56,6 +56,6 @@ def test_errors(files, capsys, arguments, reason):
 
 
 def test_suffix_is_checked_before_anything_is_drawn(files, capsys):
-    assert main(["plot", "phase-transition", "results", "--output", "a.pdf", "--output", "a.svg"]) == 2
-    assert "--output a.svg: a figure must end in .pdf or .png" in capsys.readouterr().err
+    assert main(["plot", "phase-transition", "results", "--output", "a.pdf", "--output", "a.gif"]) == 2
+    assert "--output a.gif: a figure must end in .pdf, .png or .svg" in capsys.readouterr().err
     assert not (files / "a.pdf").exists()
