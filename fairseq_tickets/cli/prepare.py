@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     import logging
 
     from fairseq_tickets.data.prepare import prepare
+    from fairseq_tickets.data.readers import looks_like_scores
 
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it advertises optional packages when imported
     if args.train_sentencepiece is not None and args.train_sentencepiece < 2:
@@ -119,6 +121,13 @@ def run(args: argparse.Namespace) -> int:
             max_length=args.max_length,
             overwrite=args.overwrite,
             progress=progress,
+        )
+    if looks_like_scores(content["labels"]):
+        shown = ", ".join(content["labels"][:4])
+        print(
+            f"warning: the {content['num_classes']} classes are numbers ({shown}, ...): if the label is a score, "
+            "give --regression LOW,HIGH",
+            file=sys.stderr,
         )
     print(json.dumps(content, indent=1) if args.json else summary(content, args.output))
     return 0

@@ -146,8 +146,9 @@ def _load(tokenizer: Path, dictionary: Path | None, folder: Path) -> tuple[Token
 
 def _read(spec: TaskSpec, split: str, path: Path) -> Examples:
     labels = spec.labels if spec.score_range is None else None
-    examples = read_examples(path, spec.sentences, spec.label, labels, spec.score_range, spec.headerless)
-    if not examples.labelled and not split.startswith("test"):
+    test = split.startswith("test")
+    examples = read_examples(path, spec.sentences, spec.label, labels, spec.score_range, spec.headerless, test)
+    if not examples.labelled and not test:
         raise UserError(f"{path}: no column {spec.label}; a {split} file needs it")
     return examples
 

@@ -14,18 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
 
+from fairseq_tickets.documents import parse_json
 from fairseq_tickets.errors import UserError
 
 NOT_UTF8 = "not UTF-8"
 BLANK = "blank line"
 BAD_COLUMNS = "bad column count"
 NOT_JSON = "not a JSON object"
+NOT_TEXT = "a list or an object where a text should be"
 MISSING_COLUMN = "missing column"
 EMPTY = "empty sentence"
 UNKNOWN_LABEL = "unknown label"
 BAD_SCORE = "bad score"
 MOSTLY_BAD = 0.5  # a larger share of rejected lines is taken for a wrong file or wrong options
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_ANNOTATION = re.compile(r"label\d+")  # MNLI's and SNLI's columns of single annotators
+NO_LABEL = ("", "-", "-1", "-1.0")  # what files without labels have in that column
 Row = Union[str, Mapping[str, str]]  # a reason for rejection, or the cells by column name
 
 
@@ -83,6 +87,7 @@ def read_examples(
     labels: Sequence[str] | None = None,
     score_range: tuple[float, float] | None = None,
     headerless: Mapping[int, Sequence[str]] | None = None,
+    may_lack_labels: bool = False,
 ) -> Examples:
     """Read a .jsonl file, or any other file as TSV.
 
@@ -93,6 +98,8 @@ def read_examples(
         labels: the known classes; None takes whatever is there.
         score_range: lowest and highest score; given, labels are scores.
         headerless: column names by number of columns, for files whose first line is no header.
+        may_lack_labels: read a file whose labels are all -1 or empty as unlabelled; that is how the test files of
+            GLUE come out of the package `datasets`.
 
     Raises:
         UserError: the file can't be read, lacks a sentence column, holds no example, or more than half its lines
@@ -103,11 +110,14 @@ def read_examples(
     if path.suffix == ".jsonl":
         rows = _json_rows(lines, wanted)
     else:
-        rows = _tsv_rows(path, lines, sentences, wanted, headerless or {})
+        classes = None if labels is None else {*labels, *NO_LABEL}
+        rows = _tsv_rows(path, lines, sentences, label, headerless or {}, classes)
     examples = Examples(path, sentences=[[] for _ in sentences])
     held = list(rows)
     cells = [row for _, row in held if not isinstance(row, str)]
     labelled = label is not None and any(label in row for row in cells)
+    if labelled and may_lack_labels:
+        labelled = any(row.get(label or "", "").strip() not in NO_LABEL for row in cells)
     known = None if labels is None else set(labels)
     for number, row in held:
         examples.total += 1
@@ -153,6 +163,11 @@ def check_mostly_good(examples: Examples) -> None:
     )
 
 
+def looks_like_scores(labels: Sequence[str]) -> bool:
+    """Whether all labels are numbers, and one of them is no whole number."""
+    return all(map(_NUMBER.fullmatch, labels)) and any(not float(label).is_integer() for label in labels)
+
+
 def _keep(examples: Examples, number: int, texts: Sequence[str | None]) -> None:
     examples.lines.append(number)
     for column, text in zip(examples.sentences, texts):
@@ -178,8 +193,9 @@ def _tsv_rows(
     path: Path,
     lines: Sequence[bytes],
     sentences: Sequence[str],
-    wanted: set[str],
+    label: str | None,
     headerless: Mapping[int, Sequence[str]],
+    classes: set[str] | None,
 ) -> Iterator[tuple[int, Row]]:
     if not lines:
         raise UserError(f"{path} is empty")
@@ -195,7 +211,12 @@ def _tsv_rows(
             )
         names = list(headerless[len(names)])
         start = 0
-    places = [(name, place) for place, name in enumerate(names) if name in wanted]
+    wanted = [*sentences, *([label] if label in names else [])]
+    twice = next((name for name in wanted if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: the header (line 1) has {names.count(twice)} columns {twice}")
+    places = [(name, names.index(name)) for name in wanted if name is not None]
+    annotations = [place for place, name in enumerate(names) if _ANNOTATION.fullmatch(name) and name != label]
     for number, line in enumerate(lines[start:], start + 1):
         try:
             cells = line.decode("utf-8").split("\t")
@@ -204,24 +225,43 @@ def _tsv_rows(
             continue
         if cells == [""] and len(names) > 1:
             yield number, BLANK
-        elif len(cells) != len(names):
+            continue
+        moved = len(cells) - len(names)
+        if moved and not _only_annotations_vary(cells, names, annotations, classes):
             yield number, BAD_COLUMNS
         else:
-            yield number, {name: cells[place] for name, place in places}
+            last = max(annotations, default=0)
+            yield number, {name: cells[place + moved if moved and place > last else place] for name, place in places}
+
+
+def _only_annotations_vary(
+    cells: Sequence[str], names: Sequence[str], annotations: Sequence[int], classes: set[str] | None
+) -> bool:
+    """Whether a line of another length than the header has just more or fewer annotators, as in SNLI's files.
+
+    They must stand side by side in the header, and what stands there in the line must be labels: a tab inside a
+    sentence looks otherwise.
+    """
+    if not annotations or classes is None or annotations != list(range(annotations[0], annotations[-1] + 1)):
+        return False
+    stop = len(cells) - (len(names) - 1 - annotations[-1])
+    return stop >= annotations[0] and all(cell.strip() in classes for cell in cells[annotations[0] : stop])
 
 
 def _json_rows(lines: Sequence[bytes], wanted: set[str]) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(lines, 1):
         try:
-            content = json.loads(line.decode("utf-8"))
+            content = parse_json(line.decode("utf-8"), "line")
         except UnicodeDecodeError:
             yield number, NOT_UTF8
             continue
-        except ValueError:
+        except UserError:
             yield number, NOT_JSON if line.strip() else BLANK
             continue
         if not isinstance(content, dict):
             yield number, NOT_JSON
+        elif any(isinstance(content.get(name), (list, dict)) for name in wanted):
+            yield number, NOT_TEXT
         else:
             yield number, {name: _text(content[name]) for name in wanted if name in content}
 
@@ -235,5 +275,5 @@ def _text(value: object) -> str:
 def _score(text: str, score_range: tuple[float, float]) -> float | None:
     if not _NUMBER.fullmatch(text.strip()):
         return None
-    score = float(text)
+    score = float(text.strip())  # strip knows separators that float does not
     return score if math.isfinite(score) and score_range[0] <= score <= score_range[1] else None
