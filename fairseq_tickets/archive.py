@@ -122,7 +122,9 @@ def _start(path: Path) -> tuple[bytes, int]:
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
     except IsADirectoryError:
-        raise UserError(f"checkpoint {path} is a folder, not a file") from None
+        inside = path / "model.pt"
+        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        raise UserError(f"checkpoint {path} is a folder, not a file{hint}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"cannot read checkpoint {path}: {getattr(error, 'strerror', None) or error}") from error
     if not start:

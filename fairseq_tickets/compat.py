@@ -12,6 +12,7 @@ What is mended, and only where it is broken:
 - Python >= 3.12 has no `find_module`, which hydra 1.0 calls to find its plugins; 3.13 has no `typing.io`, which
   hydra's parser imports.
 - PyTorch >= 2.6 does not load fairseq's own checkpoints, for want of `argparse.Namespace` on its allow-list.
+- A checkpoint's options may not call anything: fairseq evaluates some of them. Nor may hydra's logging options.
 - Python >= 3.10 has renamed an argument that hydra 1.0 uses when it prints an error.
 - A `UserError` ends fairseq-train and fairseq-hydra-train with one line in place of a traceback.
 - A wrong `--user-dir` is such an error, and a value that a YAML leaves to the command line (`???`) and nobody gave.
@@ -23,6 +24,7 @@ Standard library only; fairseq is never imported from here.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import functools
 import importlib
@@ -34,7 +36,8 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, MutableMapping, Sequence
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, Callable, Optional
 
@@ -245,6 +248,8 @@ def _patch_hydra_report(module: Any) -> None:
                 return func()
             except Exception as error:
                 message = user_error_line(error)
+                if message is None and type(error).__module__.partition(".")[0] == "yaml":
+                    message = f"a config file is not valid YAML: {' '.join(str(error).split())}"
                 if message is None:
                     raise
                 _print_line(message)
@@ -299,11 +304,97 @@ def _patch_hydra_train(module: Any) -> None:
 
 
 def _patch_checkpoints(module: Any) -> None:
-    """fairseq.checkpoint_utils: PyTorch >= 2.6 loads weights only; the namespace of options is harmless and allowed."""
+    """fairseq.checkpoint_utils: PyTorch >= 2.6 loads weights only; the namespace of options is harmless and allowed.
+
+    fairseq evaluates options of the model that a checkpoint names, so a call among them is refused. The plugin puts a
+    stricter reader in this one's place (plugin/checkpoints.py).
+    """
     allow = getattr(module.torch.serialization, "add_safe_globals", None)  # since PyTorch 2.4
     if allow is not None:
         allow([argparse.Namespace])
         applied.append("PyTorch loads fairseq's own checkpoints with weights_only")
+    module.torch = _WithoutCalls(module.torch)
+    applied.append("options of a checkpoint that call anything are refused")
+
+
+class _WithoutCalls:
+    """What fairseq.checkpoint_utils sees as `torch`: PyTorch, with a look at the options that a checkpoint brings."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
+
+    def load(self, file: Any, *args: Any, **options: Any) -> Any:
+        state = self._torch.load(file, *args, **options)
+        if isinstance(state, dict):
+            for name in ("args", "cfg"):
+                _refuse_calls(state.get(name), getattr(file, "name", file))
+        return state
+
+
+def _refuse_calls(options: Any, path: Any) -> None:
+    """Raise UserError where a text among the options is Python that calls something; `user_dir` becomes None."""
+    left, seen = [options], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, argparse.Namespace):
+            value = vars(value)
+        if isinstance(value, str) and _calls(value):
+            raise UserError(f"checkpoint {path} is refused: its option {value!r:.60} is Python that fairseq would run")
+        if not isinstance(value, (MutableMapping, list, tuple)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, MutableMapping):
+            if value.get("user_dir") is not None:
+                value["user_dir"] = None
+            left.extend(value.values())
+        else:
+            left.extend(value)
+
+
+def _calls(text: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    running = (ast.Call, ast.JoinedStr, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Pow)
+    return any(isinstance(node, running) for node in ast.walk(tree))
+
+
+def _patch_logging(module: Any) -> None:
+    """hydra.core.utils: `job_logging` in a YAML is logging.config.dictConfig, which makes any object that it names."""
+    original = module.configure_log
+
+    @functools.wraps(original)
+    def configure_log(log_config: Any, *args: Any, **options: Any) -> Any:
+        left = [log_config]
+        while left:
+            value = left.pop()
+            if hasattr(value, "items"):
+                for key, item in value.items():
+                    _check_logging(str(key), item)
+                    left.append(item)
+            elif not isinstance(value, str) and isinstance(value, Sequence):
+                left.extend(value)
+            elif isinstance(value, str) and "://" in value and value not in STREAMS:
+                raise UserError(f"hydra logging: {value!r:.60} is refused; it may name {' or '.join(STREAMS)}")
+        return original(log_config, *args, **options)
+
+    module.configure_log = configure_log
+    applied.append("hydra's logging makes handlers of logging alone")
+
+
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+_HANDLER = re.compile(r"logging\.(handlers\.)?[A-Z]\w*|colorlog\.ColoredFormatter")
+
+
+def _check_logging(key: str, item: Any) -> None:
+    if key in ("()", "class") and not (isinstance(item, str) and _HANDLER.fullmatch(item)):
+        raise UserError(f"hydra logging: {key} {item!r:.60} is refused; only classes of Python's logging may be made")
 
 
 PATCHES: dict[str, Callable[[Any], None]] = {
@@ -311,5 +402,6 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "fairseq.checkpoint_utils": _patch_checkpoints,
     "fairseq.utils": _patch_user_dir,
     "hydra._internal.utils": _patch_hydra_report,
+    "hydra.core.utils": _patch_logging,
     "hydra.core.plugins": _patch_plugin_scan,
 }

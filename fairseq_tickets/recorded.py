@@ -12,6 +12,7 @@ from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import LAYERS_PREFIX
+from fairseq_tickets.saved_config import check_model_options
 
 PADDING_ROWS = 2  # fairseq's learned positions start at padding_idx + 1 = 2
 SHAPE = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads", "max_positions")
@@ -35,6 +36,9 @@ def options(checkpoint: Mapping[str, Any], section: str) -> dict[str, Any]:
     Args:
         checkpoint: content as `checkpoint.load` gives it.
         section: "model", "task", "criterion", ...
+
+    Raises:
+        UserError: no options by name, or one of the model's of another kind.
     """
     cfg = checkpoint.get("cfg")
     found = cfg.get(section) if isinstance(cfg, Mapping) else None
@@ -42,8 +46,12 @@ def options(checkpoint: Mapping[str, Any], section: str) -> dict[str, Any]:
         found = checkpoint.get("args")
     if isinstance(found, Namespace):
         found = vars(found)
-    if not isinstance(found, Mapping):
+    if found is None:
         return {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"the checkpoint is damaged: cfg.{section} is a {type(found).__name__}, not options by name")
+    if section == "model":
+        check_model_options(found, "the checkpoint is damaged")
     return {str(name): value for name, value in found.items() if value is not None}
 
 

@@ -277,6 +277,72 @@ def test_hydra_prints_one_line_and_other_errors_as_ever(capsys: pytest.CaptureFi
         module.run_and_report(lambda: fail(KeyError("x")))
 
 
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("print(1)", True),
+        ("[(512, 10, 5)] + [f(3)]", True),
+        ("[x for x in [1]]", True),
+        ("f'{1}'", True),
+        ("9**9**9", True),
+        ("[(512, 10, 5)] + [(512, 3, 2)] * 4", False),
+        ("(0.9, 0.98)", False),
+        ("gelu", False),
+        ("/data/some folder (new)", False),
+        ("", False),
+    ],
+)
+def test_options_that_call_are_refused_and_others_are_not(text: str, runs: bool) -> None:
+    options = argparse.Namespace(arch="wav2vec2", nested={"deep": [{"conv_feature_layers": text}]}, user_dir="mine")
+    if runs:
+        with pytest.raises(compat.UserError, match="is Python that fairseq would run"):
+            compat._refuse_calls(options, "x.pt")
+    else:
+        compat._refuse_calls(options, "x.pt")
+        assert options.user_dir is None
+
+
+def test_stock_fairseq_runs_no_option_of_a_checkpoint(tmp_path: Path) -> None:
+    """Without the plugin: RobertaModel.from_pretrained on a checkpoint that names wav2vec."""
+    code = """
+import torch
+model = {"_name": "wav2vec2", "conv_feature_layers": "open('RAN', 'w')"}
+cfg = {"model": model, "task": {"_name": "masked_lm"}}
+torch.save({"args": None, "cfg": cfg, "model": {}, "optimizer_history": [{}], "extra_state": {}}, "model.pt")
+from fairseq.models.roberta import RobertaModel
+try:
+    RobertaModel.from_pretrained(".", "model.pt")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    assert "UserError checkpoint ./model.pt is refused: its option" in python(code, tmp_path)
+    assert not (tmp_path / "RAN").exists()
+
+
+LOGGING = [
+    ({"handlers": {"x": {"()": "os.makedirs", "name": "RAN"}}}, r"\(\) 'os.makedirs' is refused"),
+    ({"handlers": {"x": {"class": "logging.os.system", "command": "true"}}}, "class 'logging.os.system' is refused"),
+    ({"handlers": {"x": {"class": "logging.StreamHandler", "stream": "ext://os.environ"}}}, "ext://os.environ"),
+    ({"filters": [{"()": "subprocess.Popen"}]}, "is refused"),
+    ({"handlers": {"x": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}}}, None),
+    ({"handlers": {"x": {"class": "logging.handlers.MemoryHandler"}}}, None),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), LOGGING)
+def test_hydras_logging_makes_handlers_alone(settings: dict[str, object], said: str | None) -> None:
+    given = []
+    module = argparse.Namespace(configure_log=lambda config: given.append(config))
+    compat._patch_logging(module)
+    if said is None:
+        module.configure_log(settings)
+        assert given == [settings]
+    else:
+        with pytest.raises(compat.UserError, match=said):
+            module.configure_log(settings)
+        assert not given
+
+
 def test_plugin_scan_without_find_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """hydra's own two calls, on finders that no longer have them (as on Python 3.12)."""
     import importlib.machinery

@@ -7,11 +7,14 @@ checkpoint_last.pt, and a checkpoint of another shape is one clear line.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, models, trainer
+from fairseq.logging import meters
 
+from fairseq_tickets import saved_config
 from fairseq_tickets.checkpoint import copy, load, misfit, save
 from fairseq_tickets.errors import UserError
 
@@ -41,7 +44,29 @@ class _SafeTorch:
 
     @staticmethod
     def load(file: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
-        return load(getattr(file, "name", file), map_location, mmap=True)
+        path = getattr(file, "name", file)
+        state = load(path, map_location, mmap=True)
+        saved_config.clean(state, f"checkpoint {path}")
+        _check_records(state, path)
+        return state
+
+
+RECORDS = {"extra_state": dict, "optimizer_history": list, "task_state": dict}
+METERS = {name for name, kind in vars(meters).items() if isinstance(kind, type) and issubclass(kind, meters.Meter)}
+
+
+def _check_records(state: Mapping[str, Any], path: Any) -> None:
+    """What fairseq reads beside weights and options: each of its kind; it makes meters by their class's name."""
+    for name, kind in RECORDS.items():
+        if state.get(name) is not None and not isinstance(state[name], kind):
+            raise UserError(f"checkpoint {path} is damaged: {name} is a {type(state[name]).__name__}")
+    history = state.get("optimizer_history") or [{}]
+    if not all(isinstance(entry, dict) for entry in history):
+        raise UserError(f"checkpoint {path} is damaged: optimizer_history holds something else than records")
+    for group in ((state.get("extra_state") or {}).get("metrics") or {}).values():
+        for meter in group:
+            if not isinstance(meter, (list, tuple)) or len(meter) != 4 or meter[2] not in METERS:
+                raise UserError(f"checkpoint {path} is damaged: its metrics are none of fairseq's")
 
 
 def _whole_copies(manager: Any) -> Any:

@@ -48,7 +48,7 @@ class Start:
     @cached_property
     def content(self) -> dict[str, Any]:
         """What is in it; tensors stay in the file where PyTorch can leave them there."""
-        if not self.path.is_file():
+        if not self.path.exists():
             raise UserError(f"{self.option} {self.path} does not exist")
         return checkpoint.load(self.path, mmap=True)
 

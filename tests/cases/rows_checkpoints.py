@@ -243,4 +243,77 @@ GOOD = (
     Case("half precision, extracted", weight(torch.Tensor.half), EXTRACT, "half precision"),
 )  # fmt: skip
 
-CASES = (*DELTAS, *CONTAINERS, *GOOD)
+# Options that fairseq would run or build
+
+
+MARK = "open('RAN', 'w')"  # what must not happen
+
+
+def options(section: str, **values: Any) -> Callable[[Path, Path], None]:
+    """A section of the tuned checkpoint's config with other values; `name` for the component's own."""
+
+    def change(content: dict[str, Any]) -> None:
+        made = {**content["cfg"][section], **values}
+        made["_name"] = values.get("name", made["_name"])
+        content["cfg"][section] = made
+
+    return changed(change)
+
+
+def arguments(**values: Any) -> Callable[[Path, Path], None]:
+    """The same as an older fairseq saves it."""
+    given = {"arch": "roberta_base", "task": "masked_lm", "criterion": "masked_lm", "data": "x", **values}
+    return changed(lambda content: content.update(args=Namespace(**given), cfg=None))
+
+
+EVIL: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "wav2vec": (options("model", name="wav2vec2", conv_feature_layers=MARK), "names 'wav2vec2' as its model"),
+    "layers": (options("model", encoder_layers=MARK), "encoder_layers is .*; it must be a whole number"),
+    "layers, old": (arguments(encoder_layers=MARK), "encoder_layers is .*; it must be a whole number"),
+    "fconv, old": (arguments(arch="fconv", encoder_layers=MARK), "names 'fconv' as its model"),
+    "betas": (options("optimizer", adam_betas=MARK), "adam_betas is .*, which fairseq would evaluate"),
+    "betas, old": (arguments(adam_betas=MARK), "adam_betas is .*, which fairseq would evaluate"),
+    "criterion": (options("criterion", name="ctc", wer_args=MARK), "names 'ctc' as its criterion"),
+    "task": (options("task", name="audio_pretraining"), "names 'audio_pretraining' as its task"),
+    "tokenizer, old": (arguments(tokenizer="mine"), "names 'mine' as its tokenizer"),
+    "resolver": (options("task", data="${env:HOME}"), "data is .*, which fairseq would evaluate"),
+    "name in its folder": (
+        changed(lambda c: c["cfg"].update(model={"fconv": {"encoder_layers": MARK}})),
+        "names nothing as its model",
+    ),
+    "too many layers": (options("model", encoder_layers=10**9), "encoder_layers is 1000000000"),
+    "section is a list": (changed(lambda c: c["cfg"].update(task=[1])), "cfg.task is of kind list"),
+    "history is a text": (changed(lambda c: c.update(optimizer_history="x")), "optimizer_history is a str"),
+    "meter": (changed(lambda c: c["extra_state"].update(metrics={"d": [(0, "k", "bisect", {})]})), "its metrics"),
+}
+VALIDATE = ("fairseq-validate", "{toy}/data", "--path", "x.pt", "--task", "ticket_sentence_prediction", "--cpu",
+            "--criterion", "ticket_sentence_prediction", "--num-workers", "0", "--batch-size", "4",
+            "--no-progress-bar", "--log-format", "json")  # fmt: skip
+OPTIONS = tuple(
+    Case(f"options, {name}: {road}", make, command, said, leaves=("saved",) if road == "train" else ())
+    for name, (make, said) in EVIL.items()
+    for road, command in {"importance": IMPORTANCE, "validate": VALIDATE, "train": TRAIN}.items()
+    if road == "importance" or name in ("wav2vec", "layers, old", "betas")
+)
+
+# What is dropped in silence, since nothing asks for it: the command succeeds and nothing ran
+DROPPED = {
+    "xformers": {"xformers_att_config": MARK, "encoder": {"xformers_att_config": MARK}},
+    "unknown": {"strange": MARK},
+}
+HARMLESS = (
+    *(
+        Case(f"options, {name} is not passed on", options("model", **values), VALIDATE, code=0)
+        for name, values in DROPPED.items()
+    ),
+    Case("options, user_dir loads nothing", options("common", user_dir="mine"), VALIDATE, code=0),
+    Case(
+        "a folder for a model",
+        lambda toy_folder, at: None,
+        ("fairseq-train", "{toy}/data", "{toy}", "--max-epoch", "1"),
+        r"toy.* is a folder, not a file; did you mean .*model\.pt\?",
+        leaves=("saved",),
+    ),
+)
+
+CASES = (*DELTAS, *CONTAINERS, *GOOD, *OPTIONS, *HARMLESS)
