@@ -64,6 +64,13 @@ def attention_heads(checkpoint: Mapping[str, Any]) -> int | None:
     return None if heads is None else int(heads)
 
 
+def peak_lr(checkpoint: Mapping[str, Any]) -> float | None:
+    """The learning rate that the run was given, the first of several; None where it isn't recorded."""
+    lr = options(checkpoint, "optimization").get("lr")
+    lr = lr[0] if isinstance(lr, (list, tuple)) and lr else lr
+    return float(lr) if isinstance(lr, (int, float)) else None
+
+
 def model_settings(checkpoint: Mapping[str, Any], source: object = "this checkpoint") -> dict[str, Any]:
     """The settings in SHAPE and FUNCTION that a RoBERTa-like checkpoint tells.
 

@@ -54,6 +54,7 @@ class Result:
     scores: Mapping[str, Mapping[str, float]]
     versions: Mapping[str, str]
     partial_data: bool
+    best_epoch: int | None = None
     train_examples: int | None = None
     predictions: Any = None
 
@@ -62,6 +63,13 @@ class Result:
         if split not in self.scores:
             raise UserError(f"result file {self.path}: no scores for split {split!r}")
         return task_score(self.task, self.scores[split], f"result file {self.path}, split {split}")
+
+    @property
+    def single_class_prediction(self) -> bool:
+        """Did the best epoch's model predict one class only? False also where its file does not say."""
+        best = (epoch for epoch in self.epochs if isinstance(epoch, Mapping) and epoch.get("epoch") == self.best_epoch)
+        valid = next(best, {}).get("valid")
+        return isinstance(valid, Mapping) and valid.get("classes_predicted") == 1
 
     def searched(self) -> tuple[tuple[str, Any], ...]:
         """The searched options and their values, sorted by name."""

@@ -35,7 +35,7 @@ def result_table(name: str, results: Sequence[Result]) -> Table:
     """
     if name not in RESULT_TABLES:
         raise UserError(f"table {name}: must be one of {', '.join(RESULT_TABLES)}")
-    return RESULT_TABLES[name][0](results)
+    return _warned(RESULT_TABLES[name][0](results), results)
 
 
 def tables_of(paper: str, results: Sequence[Result]) -> tuple[list[Table], list[str]]:
@@ -53,7 +53,21 @@ def tables_of(paper: str, results: Sequence[Result]) -> tuple[list[Table], list[
                 left_out.append(f"{name} left out: {error}")
                 continue
             table.title = f"{name}: {table.title}"
+            _warned(table, results)
             made.append(table)
     if not made:
         raise UserError(f"no table of paper {paper} can be made: {'; '.join(left_out)}")
     return made, left_out
+
+
+def _warned(table: Table, results: Sequence[Result]) -> Table:
+    """Note runs whose model says the same of every example: their scores say nothing about a ticket."""
+    single = [result for result in results if result.single_class_prediction]
+    if single:
+        levels = ["" if result.level is None else f" {result.level:g}" for result in single]
+        shown = ", ".join(f"{r.task} {r.method}{level} seed {r.seed}" for r, level in zip(single[:3], levels))
+        table.notes.append(
+            f"{len(single)} of {len(results)} runs predict one class only (MCC is 0 there by definition): {shown}"
+            + (", ..." if len(single) > 3 else "")
+        )
+    return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -80,7 +81,11 @@ def run(args: argparse.Namespace) -> int:
     extraction.check_top_k(extraction.check_pair(pretrained, finetuned, heads), args.top_k)
     counted = _with_bar("extract", lambda step: extraction.count_model(pretrained, finetuned, heads, args.sigma, step))
     ticket: DominantTicket = extraction.ticket_from_counts(counted, args.top_k)
-    ticket.provenance.update(training_facts(after))
+    facts = training_facts(after)
+    ticket.provenance.update(facts)
+    hint = extraction.sigma_hint(args.sigma, facts.get("lr"))
+    if hint:
+        print(f"fairseq-tickets: {hint}", file=sys.stderr)
     ticket.provenance["inputs"] = _checksums({"pretrained": args.pretrained, "finetuned": args.finetuned})
     ticket.provenance["package_version"] = __version__
     distributions = None

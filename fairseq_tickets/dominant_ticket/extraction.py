@@ -184,6 +184,16 @@ def check_sigma(sigma: float) -> None:
         )
 
 
+def sigma_hint(sigma: float, lr: float | None) -> str | None:
+    """Advice where σ lies below the learning rate, so that one update may already count as having moved; else None."""
+    if lr is None or not lr > sigma:
+        return None
+    return (
+        f"sigma {sigma:g} is below the learning rate {lr:g}: Adam moves a weight by about the learning rate in one "
+        "update, so nearly everything may count as moved; choose sigma with extract --report"
+    )
+
+
 def check_top_k(shape: ModelShape, top_k: int) -> None:
     """Raise UserError when k is below 1 or larger than the narrowest matrix, bias included."""
     smallest = min(MATRICES, key=shape.in_features)

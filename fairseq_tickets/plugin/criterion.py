@@ -5,10 +5,11 @@ ids of their examples, and the metrics are worked out from all of them; each exa
 it.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from fairseq_tickets.metrics import METRICS, f1, task_score
 from fairseq_tickets.plugin import mixed_precision
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class TicketSentencePredictionCriterionConfig(FairseqDataclass):
@@ -32,6 +35,9 @@ class TicketSentencePredictionCriterionConfig(FairseqDataclass):
     regression_target: bool = field(
         default=False, metadata={"help": "real-valued target; read from the data's task.json where there is one"}
     )
+
+
+CLASSES_PREDICTED = "classes_predicted"
 
 
 class PredictionsMeter(meters.Meter):  # type: ignore[misc]
@@ -57,10 +63,9 @@ class PredictionsMeter(meters.Meter):  # type: ignore[misc]
         predictions, targets = [r[0] for r in kept], [r[1] for r in kept]
         return f1(predictions, targets, positive) if metric == "f1" else METRICS[metric](predictions, targets)
 
-    def only_prediction(self) -> Optional[float]:
-        """What all predictions are, where they are one and the same; None where they differ or there are none."""
-        values = {row[0] for row in self.rows.values()}
-        return values.pop() if len(values) == 1 else None
+    def classes_predicted(self) -> int:
+        """How many classes are predicted at all; 1 = the model says the same of every example."""
+        return len({row[0] for row in self.rows.values()})
 
     @property
     def smoothed_value(self) -> float:
@@ -122,6 +127,7 @@ class TicketSentencePredictionCriterion(FairseqCriterion):  # type: ignore[misc]
             log["logged"] = list(task.logged_metrics)
             log["selection"] = task.selects
             log["positive"] = task.positive
+            log["classes"] = not task.regression
         return (losses.sum() if reduce else losses), len(targets), log
 
     def logits(self, model: nn.Module, sample: dict[str, Any]) -> Tensor:
@@ -164,10 +170,19 @@ def log_evaluation(log: Mapping[str, Any], rows: Sequence[Sequence[float]], mete
         prefix: comes before the names of metrics.
     """
     metrics.log_custom(PredictionsMeter, meter, rows)
+    if log["classes"]:
+        metrics.log_derived(f"{prefix}{CLASSES_PREDICTED}", lambda logged: logged[meter].classes_predicted())
     for part, suffix in parts(log).items():
         for name in log["logged"]:
             metrics.log_derived(f"{prefix}{name}{suffix}", _metric(meter, name, part, log["positive"]))
         metrics.log_derived(f"{prefix}score{suffix}", mean_score({meter: (log["metrics"], log["positive"])}, part))
+
+
+def warn_of_one_class(stats: Mapping[str, Any], prefix: str = "") -> None:
+    """Say so where a model predicts one class only: its accuracy is that class's share, and its MCC is 0."""
+    if stats.get(f"{prefix}{CLASSES_PREDICTED}") == 1:
+        of = f"task {prefix[:-1]}: " if prefix else ""
+        logger.warning(f"{of}all predictions are of one class: accuracy is that class's share, MCC is 0 by definition")
 
 
 def parts(log: Mapping[str, Any]) -> dict[str, str]:

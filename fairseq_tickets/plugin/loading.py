@@ -24,11 +24,13 @@ def load_finetuned(path: PathLike, data: PathLike | None = None) -> tuple[nn.Mod
     from fairseq import checkpoint_utils
 
     from fairseq_tickets import plugin  # noqa: F401  (registers the components)
+    from fairseq_tickets.plugin.origin import check_origin
 
     if not Path(path).is_file():
         raise UserError(f"--checkpoint {path} does not exist")
     overrides = {} if data is None else {"data": str(data)}
     models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides=overrides)
+    check_origin(path, task.source_dictionary.symbols, task.data_folder)
     model: nn.Module = models[0]
     model.eval()
     return model, task

@@ -28,6 +28,7 @@ from torch import nn
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.plugin import mixed_precision
+from fairseq_tickets.plugin.criterion import warn_of_one_class
 from fairseq_tickets.plugin.model import COMPACT, TicketForm, TicketRobertaModel
 from fairseq_tickets.plugin.multitask_criterion import TicketMultitaskCriterion
 from fairseq_tickets.plugin.multitask_data import (
@@ -352,6 +353,16 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
                 f"--optimizer {type(optimizer).__name__} would move more than the tickets allow; use --optimizer ticket"
             )
         optimizer.step()
+
+    def post_validate(self, model: nn.Module, stats: Mapping[str, Any], agg: Any) -> None:
+        """Called by fairseq-train after each evaluation of a split."""
+        for name in self.tasks:
+            warn_of_one_class(stats, f"{name}_")
+
+    @property
+    def data_folder(self) -> str:
+        """The binarised data of the first task, whose dictionary is that of all."""
+        return self.entries[0].data
 
     def max_positions(self) -> int:
         """Longest example: what the options allow and, once there is a model, what it has positions for."""

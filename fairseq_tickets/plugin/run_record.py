@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -154,21 +155,21 @@ def _differences(start: Start, cfg: Any, record: Mapping[str, Any]) -> Iterator[
 
 
 def _other_settings(start: Start, cfg: Any, section: str, names: tuple[str, ...]) -> Iterator[str]:
-    live = section_of(cfg, section)
-    if not isinstance(live, DictConfig):
-        return
-    saved, own = options(start.content, section), OmegaConf.to_container(live, resolve=True, enum_to_str=True)
-    if not isinstance(own, dict) or not saved:
-        return
-    cfg_saved = start.content.get("cfg")
-    recorded = cfg_saved.get(section) if isinstance(cfg_saved, Mapping) else None
+    whole = start.content.get("cfg")
+    saved, own = _plain(whole.get(section) if isinstance(whole, Mapping) else None), _plain(section_of(cfg, section))
     for name in names:
-        if name not in own or not isinstance(recorded, Mapping) or name not in recorded:
-            continue
-        was, now = saved.get(name), own[name]
-        if str(was) != str(now):
+        if name in own and name in saved and str(saved[name]) != str(own[name]):
             option = f"--{section}" if name == "_name" else f"--{name.replace('_', '-')}"
-            yield f"{option} was {_shown(was)} there and is {_shown(now)} here"
+            yield f"{option} was {_shown(saved[name])} there and is {_shown(own[name])} here"
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """A section of a config, saved or live, whatever fairseq keeps it in: older components have a Namespace."""
+    if isinstance(section, Namespace):
+        return vars(section)
+    if isinstance(section, DictConfig):
+        section = OmegaConf.to_container(section, resolve=True, enum_to_str=True)
+    return dict(section) if isinstance(section, Mapping) else {}
 
 
 def _other_paths(start: Start, cfg: Any) -> Iterator[str]:

@@ -146,10 +146,16 @@ def load_pretrained(
         start_head="new",
         best_checkpoint_metric="loss",
     )
-    task = TicketSentencePredictionTask.setup_task(OmegaConf.structured(options))
-    shape = TicketRobertaConfig(_name="ticket_roberta", finetune_from_model=str(path))
+    whole = OmegaConf.create(
+        {
+            "task": OmegaConf.structured(options),
+            "model": OmegaConf.structured(TicketRobertaConfig(_name="ticket_roberta")),
+            "checkpoint": {"finetune_from_model": str(path)},
+        }
+    )
+    task = TicketSentencePredictionTask.setup_task(whole.task)
     torch.manual_seed(seed)
-    model = task.build_model(OmegaConf.structured(shape))
+    model = task.build_model(whole.model)
     assert isinstance(model, TicketRobertaModel)
     model.load_state_dict(checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"], strict=True)
     if model.ticket_encoder.super_ticket is not None:

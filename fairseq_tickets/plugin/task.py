@@ -34,6 +34,7 @@ from fairseq_tickets.metrics import METRICS, metrics_that_fit
 from fairseq_tickets.parameters import is_dead_copy
 from fairseq_tickets.plugin import labels, mixed_precision
 from fairseq_tickets.plugin.chosen import ChosenDataset, MarkedDataset
+from fairseq_tickets.plugin.criterion import warn_of_one_class
 from fairseq_tickets.plugin.delta_checkpoints import delta_state
 from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
@@ -248,6 +249,11 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             self.datasets[split] = dataset
         return dataset
 
+    @property
+    def data_folder(self) -> str:
+        """The binarised data."""
+        return str(self.cfg.data)
+
     def max_positions(self) -> int:
         """Longest example: what the options allow and, once there is a model, what it has positions for."""
         return min(int(self.cfg.max_positions), self._positions or int(self.cfg.max_positions))
@@ -325,6 +331,10 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             UserError: the options ask for what can't be; see `mixed_precision.chosen_precision`.
         """
         return mixed_precision.chosen_precision(self.cfg)
+
+    def post_validate(self, model: nn.Module, stats: Mapping[str, Any], agg: Any) -> None:
+        """Called by fairseq-train after each evaluation of a split."""
+        warn_of_one_class(stats)
 
     def build_criterion(self, cfg: Any) -> Any:
         """Keep hold of the criterion: a penalty acts around the optimizer's step."""

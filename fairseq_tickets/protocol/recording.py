@@ -6,11 +6,11 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from fairseq_tickets.super_ticket.pruning import weight_remaining
 
-METRIC_NAMES = ("loss", "accuracy", "f1", "mcc", "pearson", "spearman", "score")
+METRIC_NAMES = ("loss", "accuracy", "f1", "mcc", "pearson", "spearman", "score", "classes_predicted")
 PARTS = ("", "_select", "_report")
 
 
@@ -44,19 +44,20 @@ class Recorder(logging.Handler):
         from fairseq_tickets.plugin.multitask import TicketMultitaskTask
         from fairseq_tickets.plugin.task import TicketSentencePredictionTask
 
-        recorder = self
+        self._task = cast(Any, TicketMultitaskTask if self._several else TicketSentencePredictionTask)
+        self._hook = self._task.post_validate
 
         def post_validate(task: Any, model: Any, stats: dict[str, Any], agg: Any) -> None:
-            recorder._evaluated(model, stats)
+            self._hook(task, model, stats, agg)
+            self._evaluated(model, stats)
 
-        self._task: Any = TicketMultitaskTask if self._several else TicketSentencePredictionTask
         self._task.post_validate = post_validate
         self._logger = logging.getLogger("fairseq.logging.progress_bar")
         self._logger.addHandler(self)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        del self._task.post_validate
+        self._task.post_validate = self._hook
         self._logger.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:

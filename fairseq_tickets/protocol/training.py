@@ -16,7 +16,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
 from fairseq_tickets.protocol.recording import Recorder
 from fairseq_tickets.protocol.store import CHECKPOINT, COUNTS, RESULT, TICKET, write_done, write_result
-from fairseq_tickets.recorded import attention_heads
+from fairseq_tickets.recorded import attention_heads, peak_lr
 
 CRITERION, L1_CRITERION = "ticket_sentence_prediction", "ticket_sentence_prediction_l1"
 ADAM_BETAS = "(0.9, 0.999)"
@@ -77,12 +77,16 @@ def extract_run(spec: Mapping[str, Any], folder: Path) -> None:
     """
     from fairseq_tickets import checkpoint
     from fairseq_tickets.counts import DimensionCounts
-    from fairseq_tickets.dominant_ticket.extraction import check_top_k, count_model, ticket_from_counts
+    from fairseq_tickets.dominant_ticket.extraction import check_top_k, count_model, sigma_hint, ticket_from_counts
 
     what, told = spec["what"], spec["told"]
     pin_threads(what["config"]["threads"])
-    heads = _heads(checkpoint.load(told["finetuned"], mmap=True))
+    state = checkpoint.load(told["finetuned"], mmap=True)
+    heads = _heads(state)
     pretrained, finetuned = (checkpoint.encoder_tensors(told[which]) for which in ("pretrained", "finetuned"))
+    hint = sigma_hint(what["sigma"], peak_lr(state))
+    if hint:
+        print(f"fairseq-tickets: {hint}", file=sys.stderr)
     counted = count_model(pretrained, finetuned, heads, what["sigma"])
     check_top_k(counted.shape, what["top_k"])
     ticket = ticket_from_counts(counted, what["top_k"])

@@ -64,8 +64,8 @@ def run(program: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> t
         assert len(lines) == 1 and "Traceback" not in printed.err, printed.err
         return code, lines[0]
     try:
-        if program == "fairseq-train":  # DATA MODEL, then more options
-            train(Path(words[0]), Path("saved"), Path(words[1]), *words[2:])
+        if program == "fairseq-train":  # DATA MODEL (or -), then more options
+            train(Path(words[0]), Path("saved"), None if words[1] == "-" else Path(words[1]), *words[2:])
         elif program == "fairseq-validate":
             validate_words(words)
         else:

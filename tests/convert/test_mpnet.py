@@ -14,6 +14,7 @@ from fairseq_tickets.convert import import_folder
 from fairseq_tickets.convert.export import export_huggingface
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.plugin.salience import load_pretrained
+from fairseq_tickets.recorded import model_settings
 from fairseq_tickets.tickets import SuperTicket
 from tests.convert.toy import ROBERTA_WORDS, hf_model, padded_batch, write_folder
 from tests.plugin import toy
@@ -33,12 +34,11 @@ def ticket_model(folder: Path, words: int) -> Any:
     """`ticket_roberta` in the shape of an imported model, with its weights."""
     from types import SimpleNamespace
 
-    from fairseq_tickets.plugin.loading import checkpoint_shape
     from fairseq_tickets.plugin.model import TicketRobertaConfig, TicketRobertaModel
 
     path = folder / "model.pt"
     config = TicketRobertaConfig()
-    for name, value in checkpoint_shape(path).items():
+    for name, value in model_settings(checkpoint.load(path)).items():
         setattr(config, name, value)
     model = TicketRobertaModel.build_model(config, SimpleNamespace(source_dictionary=read_dictionary(folder)))
     assert len(read_dictionary(folder)) == words
