@@ -156,6 +156,7 @@ def apply(tensors: Mapping[str, Tensor], delta: Delta) -> dict[str, Tensor]:
     """
     _check_base(fingerprint(tensors), delta)
     _check_fit(tensors, delta.ticket)
+    checked_weights(tensors, "the delta's base")  # in half precision it could not hold the delta's values
     changed = dict(tensors)
     for layer, matrix, dims in delta.ticket.items():
         if dims:

@@ -7,7 +7,6 @@ checkpoint_last.pt, and a checkpoint of another shape is one clear line.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -55,13 +54,14 @@ RECORDS = {"extra_state": dict, "optimizer_history": list, "task_state": dict}
 METERS = {name for name, kind in vars(meters).items() if isinstance(kind, type) and issubclass(kind, meters.Meter)}
 
 
-def _check_records(state: Mapping[str, Any], path: Any) -> None:
+def _check_records(state: dict[str, Any], path: Any) -> None:
     """What fairseq reads beside weights and options: each of its kind; it makes meters by their class's name."""
     for name, kind in RECORDS.items():
         if state.get(name) is not None and not isinstance(state[name], kind):
             raise UserError(f"checkpoint {path} is damaged: {name} is a {type(state[name]).__name__}")
-    history = state.get("optimizer_history") or [{}]
-    if not all(isinstance(entry, dict) for entry in history):
+    if state.get("optimizer_history") == []:  # fairseq reads the last entry without asking
+        state["optimizer_history"] = [{"optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}]
+    if not all(isinstance(entry, dict) for entry in state.get("optimizer_history") or ()):
         raise UserError(f"checkpoint {path} is damaged: optimizer_history holds something else than records")
     for group in ((state.get("extra_state") or {}).get("metrics") or {}).values():
         for meter in group:

@@ -10,6 +10,7 @@ The task's state, which fairseq keeps in every checkpoint, says what is asked fo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from fairseq_tickets.dominant_ticket.delta import IN_CHECKPOINT as STATE
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import parse
 from fairseq_tickets.tickets import DominantTicket, load_dominant_ticket, ticket_from_json
+from fairseq_tickets.weights import checked_weights
 
 SUFFIX = ".safetensors"
 MARKERS = (".version", "._float_tensor")  # fairseq's: no weights, and not in every checkpoint
@@ -49,6 +51,7 @@ def delta_state(model: nn.Module, ticket: str | None, base: str | None) -> dict[
         )
     if not base:
         raise UserError("--delta-checkpoints needs --finetune-from-model: the checkpoint that deltas belong to")
+    _base_tensors(base)
     return {STATE: {"ticket": load_dominant_ticket(ticket).to_json(), "base": str(Path(base).resolve())}}
 
 
@@ -60,6 +63,7 @@ def install_into_fairseq() -> None:
     checkpoint_utils.torch = type("_TorchWithDeltas", (whole,), {"load": staticmethod(_load(whole.load))})()
     checkpoint_utils.torch_persistent_save = _save(checkpoint_utils.torch_persistent_save)
     checkpoint_utils.PathManager = _copies(checkpoint_utils.PathManager)
+    checkpoint_utils.save_checkpoint = _without_widows(checkpoint_utils.save_checkpoint)
 
 
 def shrunk(state: Mapping[str, Any]) -> tuple[dict[str, Any], Delta]:
@@ -132,6 +136,21 @@ def _copies(manager: Any) -> Any:
     return PathManager
 
 
+def _without_widows(original: Any) -> Any:
+    """fairseq removes old checkpoints by itself (--keep-interval-updates and its like): their deltas go with them."""
+
+    @functools.wraps(original)
+    def save_checkpoint(cfg: Any, *args: Any, **options: Any) -> Any:
+        pairs = [p for p in Path(cfg.save_dir).glob("checkpoint*.pt") if p.with_suffix(SUFFIX).is_file()]
+        result = original(cfg, *args, **options)
+        for path in pairs:
+            if not path.exists():
+                path.with_suffix(SUFFIX).unlink(missing_ok=True)
+        return result
+
+    return save_checkpoint
+
+
 def _ticket(asked: Mapping[str, Any]) -> DominantTicket:
     ticket = ticket_from_json(asked["ticket"], "the checkpoint's ticket")
     assert isinstance(ticket, DominantTicket)
@@ -141,7 +160,7 @@ def _ticket(asked: Mapping[str, Any]) -> DominantTicket:
 def _base_tensors(base: str) -> dict[str, Tensor]:
     if not Path(base).is_file():
         raise UserError(f"this checkpoint holds a delta; the base that it belongs to, {base}, is not there")
-    return encoder_tensors(base)
+    return checked_weights(encoder_tensors(base), f"the base of deltas, {base},")
 
 
 def _version(base: str) -> tuple[int, int]:

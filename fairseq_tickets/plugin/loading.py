@@ -7,8 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from fairseq_tickets import checkpoint
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike
+from fairseq_tickets.recorded import options
+
+LANGUAGE_MODELLING = ("masked_lm", "multilingual_masked_lm", "legacy_masked_lm")
 
 
 def load_finetuned(path: PathLike, data: PathLike | None = None) -> tuple[nn.Module, Any]:
@@ -28,6 +32,14 @@ def load_finetuned(path: PathLike, data: PathLike | None = None) -> tuple[nn.Mod
 
     if not Path(path).is_file():
         raise UserError(f"--checkpoint {path} does not exist")
+    saved = checkpoint.load(path, mmap=True, finite=False)  # its weights are looked at when the model loads
+    name = options(saved, "task").get("_name" if saved.get("cfg") else "task")
+    if name in LANGUAGE_MODELLING:
+        raise UserError(
+            f"--checkpoint {path} is a pre-trained model or one that `import` made (its task is {name}), not one "
+            "fine-tuned with --task ticket_sentence_prediction; fine-tune it first: fairseq-train ... "
+            f"--finetune-from-model {path}"
+        )
     overrides = {} if data is None else {"data": str(data)}
     models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides=overrides)
     check_origin(path, task.source_dictionary.symbols, task.data_folder)

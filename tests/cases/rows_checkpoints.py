@@ -316,4 +316,31 @@ HARMLESS = (
     ),
 )
 
-CASES = (*DELTAS, *CONTAINERS, *GOOD, *OPTIONS, *HARMLESS)
+
+def imported(toy_folder: Path, at: Path) -> None:
+    """As `import` writes a classifier: its task is masked_lm, and it has a head."""
+    content = torch.load(toy_folder / "tuned.pt", weights_only=True)
+    content["cfg"]["task"] = {"_name": "masked_lm", "data": "."}
+    torch.save(content, at / "x.pt")
+
+
+def half_base(toy_folder: Path, at: Path) -> None:
+    delta(lambda _: None)(toy_folder, at)
+    weight(torch.Tensor.half)(toy_folder, at)
+    base = checkpoint.encoder_tensors(at / "x.pt")
+    made = load_delta(at / "d.safetensors")
+    made.base = checkpoint.fingerprint(base)
+    save_delta(at / "d.safetensors", made)
+
+
+STARTS = (
+    Case("importance of an imported model", imported, IMPORTANCE, "its task is masked_lm.*fine-tune it first"),
+    Case(
+        "a delta on a half-precision base",
+        half_base,
+        tuple(word.replace("{toy}/model.pt", "x.pt") for word in DELTA),
+        "half precision",
+    ),
+)
+
+CASES = (*STARTS, *DELTAS, *CONTAINERS, *GOOD, *OPTIONS, *HARMLESS)

@@ -332,6 +332,13 @@ def test_delta_checkpoints_hold_nothing_but_what_is_trained(small: Run, by_colum
     assert small.path().stat().st_size < by_columns.path().stat().st_size
 
 
+def test_a_delta_goes_with_its_checkpoint(folder: Path, start: Path, tmp_path: Path, ticket: str) -> None:
+    words = ["--ticket", ticket, *COLUMNS, "--delta-checkpoints", "--max-epoch", "1", "--save-interval-updates", "1"]
+    train(folder / "data", tmp_path, start, *NO_DROPOUT, *words, "--keep-interval-updates", "2")
+    assert len(list(tmp_path.glob("checkpoint_1_*.pt"))) == 2
+    assert {p.stem for p in tmp_path.glob("*.pt")} == {p.stem for p in tmp_path.glob("*.safetensors")}
+
+
 def test_fairseq_loads_a_delta_checkpoint(folder: Path, small: Run, by_columns: Run) -> None:
     ours, _ = load_finetuned(small.path("best"), folder / "data")
     theirs, _ = load_finetuned(by_columns.path("best"), folder / "data")
