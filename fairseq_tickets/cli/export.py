@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from fairseq_tickets.task_record import TaskRecord
 
 HELP = "write a plain dense checkpoint, a Hugging Face folder, a small delta file or a peft adapter"
 DESCRIPTION = """\
@@ -30,7 +31,8 @@ Out:  --to fairseq (default)  dense checkpoint of arch `roberta` for stock fairs
                               PeftModel.from_pretrained(BASE, DIR), BASE being the Hugging Face form of --base
 
 Pruned heads and FFNs come out as zeros: the same function at full size. dict.txt and the tokenizer are taken
-from the folder that `import` wrote: --tokenizer, or the folder of the model that the checkpoint started from.
+from --tokenizer, or from the folder of the model that the checkpoint started from. The exported tokenizer joins two
+sentences as the checkpoint's task did, and the data's label names are written, where the data still exist.
 
 Examples:
   fairseq-tickets export --checkpoint runs/rte/checkpoint_best.pt --to hf --output rte-hf
@@ -64,28 +66,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder to write, or a file ending in .pt or .safetensors",
     )
-    add("--tokenizer", metavar="DIR", help="folder that `import` wrote, with dict.txt and tokenizer")
+    add("--tokenizer", metavar="PATH", help="tokenizer, as for `prepare`; a folder that `import` wrote will do")
+    add("--dict", metavar="FILE", help="fairseq's dictionary, if it is not in the tokenizer's folder")
     add("--head", metavar="NAME", help="with --to hf and peft: which classification head, if there are several")
-    add("--labels", metavar="A,B", help="with --to hf: names of the classes, in order")
+    add("--labels", metavar="A,B", help="with --to hf: names of the classes, in order (default: the data's)")
+    add(
+        "--separator-token",
+        metavar="N",
+        help="with --to hf: what stands between two sentences, as in training; 'none' or a number such as 2 (default: "
+        "what the checkpoint or delta records)",
+    )
     add("--json", action="store_true", help="print sizes and notes as JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
     """Load, make dense, write, and say what differs."""
     from fairseq_tickets.convert.export import export_fairseq, export_huggingface
+    from fairseq_tickets.task_record import recorded_task
 
     _check(args)
     if args.to == DELTA:
         return _write_delta(args)
     if args.to == PEFT:
         return _write_adapter(args)
-    checkpoint, origin = _load(args)
-    tokenizer = Path(args.tokenizer) if args.tokenizer else _tokenizer_of(checkpoint, origin)
+    checkpoint, origin, task = _load(args)
+    tokenizer, dictionary = _words_of(args, checkpoint, origin)
     if args.to == HUGGING_FACE:
-        labels = args.labels.split(",") if args.labels else _labels_of(checkpoint)
-        report = export_huggingface(checkpoint, args.output, tokenizer, args.head, labels)
+        labels = args.labels.split(",") if args.labels else None
+        task = _joined(args, task or recorded_task(checkpoint, args.head))
+        report = export_huggingface(checkpoint, args.output, tokenizer, args.head, labels, dictionary, task)
     else:
-        report = export_fairseq(checkpoint, args.output, tokenizer)
+        report = export_fairseq(checkpoint, args.output, tokenizer, dictionary)
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
     if args.json:
@@ -125,22 +136,22 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--ticket can't be put on a --delta: the delta has its own ticket")
 
 
-def _load(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path]:
-    """The checkpoint to export, and the file whose folder may hold the tokenizer."""
+def _load(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path, TaskRecord | None]:
+    """The checkpoint to export, the file whose folder may hold the tokenizer, and the task that a delta records."""
     from fairseq_tickets.checkpoint import encoder_tensors, load
 
     if args.delta is not None:
         from fairseq_tickets.dominant_ticket.delta import apply, load_delta
 
-        merged = apply(encoder_tensors(args.base), load_delta(args.delta))
-        return {**load(args.base), "model": merged}, Path(args.base)
+        delta = load_delta(args.delta)
+        return {**load(args.base), "model": apply(encoder_tensors(args.base), delta)}, Path(args.base), delta.task
     checkpoint = _whole_checkpoint(args.checkpoint)
     if args.ticket is not None:
         from fairseq_tickets.convert.under_ticket import with_ticket
         from fairseq_tickets.tickets import load_super_ticket
 
         checkpoint = with_ticket(checkpoint, load_super_ticket(args.ticket), f"--ticket {args.ticket}")
-    return checkpoint, Path(args.checkpoint)
+    return checkpoint, Path(args.checkpoint), None
 
 
 def _whole_checkpoint(path: str) -> Mapping[str, Any]:
@@ -177,12 +188,12 @@ def _write_delta(args: argparse.Namespace) -> int:
 
 def _write_adapter(args: argparse.Namespace) -> int:
     from fairseq_tickets.checkpoint import encoder_tensors
-    from fairseq_tickets.convert.peft import base_checked, save_peft
+    from fairseq_tickets.convert.peft import base_checked, exported_layout, save_peft
     from fairseq_tickets.dominant_ticket.delta import load_delta
 
     delta, base = load_delta(args.delta), encoder_tensors(args.base)
     base_checked(delta, base, args.base)
-    report = save_peft(delta, base, args.output, head=args.head)
+    report = save_peft(delta, base, args.output, exported_layout(base), args.head)
     delta_size = Path(args.delta).stat().st_size
     if args.json:
         figures = {"output": str(report.output), "to": PEFT, "bytes": report.size, "bytes_of_a": report.selection}
@@ -196,24 +207,36 @@ def _write_adapter(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tokenizer_of(checkpoint: Mapping[str, Any], origin: Path) -> Path | None:
-    """Folder with dict.txt: the checkpoint's own, or that of the model that training started from."""
+def _words_of(args: argparse.Namespace, checkpoint: Mapping[str, Any], origin: Path) -> tuple[Path | None, Path | None]:
+    """Tokenizer and dict.txt: as asked, else the checkpoint's own, its origin's, or those of its data."""
+    from fairseq_tickets.data.tokenization import has_tokenizer
+
     folders = [origin.parent]
     cfg = checkpoint.get("cfg")
-    section = cfg["checkpoint"] if cfg is not None and "checkpoint" in cfg else None
-    if section is not None and "finetune_from_model" in section and section["finetune_from_model"]:
-        folders.append(Path(str(section["finetune_from_model"])).parent)
-    return next((folder for folder in folders if (folder / "dict.txt").is_file()), None)
+    for section, name in (("checkpoint", "finetune_from_model"), ("task", "data")):
+        options = cfg[section] if cfg is not None and section in cfg else None
+        value = options[name] if options is not None and name in options else None
+        if value:
+            folders.append(Path(str(value)) / "input0" if name == "data" else Path(str(value)).parent)
+    if args.tokenizer:
+        given = Path(args.tokenizer)
+        if not given.exists():
+            raise UserError(f"--tokenizer {given}: no such file or folder")
+        folders.insert(0, given if given.is_dir() else given.parent)
+    dictionary = args.dict or next((f / "dict.txt" for f in folders if (f / "dict.txt").is_file()), None)
+    tokenizer = args.tokenizer or next((folder for folder in folders if has_tokenizer(folder)), None)
+    return (None if tokenizer is None else Path(tokenizer), None if dictionary is None else Path(dictionary))
 
 
-def _labels_of(checkpoint: Mapping[str, Any]) -> list[str] | None:
-    """Class names from task.json in the data that the checkpoint was trained on, where it still exists."""
-    cfg = checkpoint.get("cfg")
-    task = cfg["task"] if cfg is not None and "task" in cfg else None
-    if task is None or "data" not in task or not task["data"]:
-        return None
-    path = Path(str(task["data"])) / "task.json"
-    if not path.is_file():
-        return None
-    labels = read_json(path, "task").get("labels")
-    return [str(label) for label in labels] if labels else None
+def _joined(args: argparse.Namespace, task: TaskRecord | None) -> TaskRecord | None:
+    """The task with the separator that was asked for."""
+    import dataclasses
+
+    from fairseq_tickets.task_record import TaskRecord
+
+    if args.separator_token is None:
+        return task
+    if args.separator_token != "none" and not args.separator_token.isdecimal():
+        raise UserError(f"--separator-token {args.separator_token} must be a number or none")
+    separator = None if args.separator_token == "none" else int(args.separator_token)
+    return dataclasses.replace(task or TaskRecord(), separator_token=separator)

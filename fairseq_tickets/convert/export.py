@@ -7,14 +7,19 @@ Face's can.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fairseq_tickets import recorded, safetensors_files
+from fairseq_tickets.convert.dense import TICKET_FFN, TICKET_HEADS
 from fairseq_tickets.convert.forward import eps_difference
-from fairseq_tickets.convert.names import EMBED_TOKENS
+from fairseq_tickets.convert.names import EMBED_TOKENS, HEADS
 from fairseq_tickets.convert.shape import (
     FAIRSEQ_EPS,
     ModelConfig,
@@ -24,12 +29,14 @@ from fairseq_tickets.convert.shape import (
 )
 from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer
 from fairseq_tickets.convert.to_huggingface import to_huggingface
-from fairseq_tickets.convert.tokenizer import export_tokenizer
+from fairseq_tickets.convert.tokenizer import UNKNOWN, Joined, export_tokenizer
 from fairseq_tickets.convert.under_ticket import dense_model
 from fairseq_tickets.convert.vocabulary import read_dictionary
+from fairseq_tickets.data.tokenization import has_tokenizer
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import PathLike, write_json
+from fairseq_tickets.files import PathLike, read_json, write_json
 from fairseq_tickets.folders import filled_folder
+from fairseq_tickets.task_record import TaskRecord, recorded_task
 
 FAIRSEQ_FILES = ("dict.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES)
 
@@ -55,13 +62,19 @@ class ExportReport:
     notes: list[str] = field(default_factory=list)
 
 
-def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: PathLike | None = None) -> ExportReport:
+def export_fairseq(
+    checkpoint: Mapping[str, Any],
+    output: PathLike,
+    tokenizer: PathLike | None = None,
+    dictionary: PathLike | None = None,
+) -> ExportReport:
     """Write a dense checkpoint of arch `roberta` that stock fairseq 0.12.2 loads (`from_pretrained`).
 
     Args:
         checkpoint: content of a fairseq checkpoint, see `fairseq_tickets.checkpoint.load`.
         output: a file ending in .pt, or a folder that gets model.pt, dict.txt and the tokenizer files.
         tokenizer: folder that `import` wrote (dict.txt and tokenizer), for an output folder.
+        dictionary: fairseq's dict.txt; where None, the one in the tokenizer's folder.
 
     Raises:
         UserError: no RoBERTa in the checkpoint, a broken ticket, a dict.txt of another model, or no place to
@@ -70,7 +83,7 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
     from fairseq_tickets.checkpoint import save
 
     config, tensors = dense_model(checkpoint)
-    report = ExportReport(Path(output), config, count_parameters(tensors))
+    report = ExportReport(Path(output), config, count_parameters(tensors), notes=_pruned(checkpoint))
     options = recorded.options(checkpoint, "model")
     stock: ModelConfig = {**config, "pooler_activation_fn": str(options.get("pooler_activation_fn", "tanh"))}
     content = fairseq_checkpoint(tensors, stock)
@@ -86,17 +99,14 @@ def export_fairseq(checkpoint: Mapping[str, Any], output: PathLike, tokenizer: P
         save(content, Path(output))
         return report
     with filled_folder(output, "model.pt", FAIRSEQ_FILES) as stage:
-        if tokenizer is None:
+        words = _dictionary_path(tokenizer, dictionary)
+        if words is None:
             report.notes.append("no dict.txt was written, and from_pretrained needs one: give --tokenizer DIR")
         else:
-            source = Path(tokenizer)
-            symbols = read_dictionary(source / "dict.txt")
-            if len(symbols) != tensors[EMBED_TOKENS].shape[0]:
-                raise UserError(
-                    f"{source / 'dict.txt'} belongs to another model: it has {len(symbols)} words with the "
-                    f"special ones, the checkpoint has {tensors[EMBED_TOKENS].shape[0]}"
-                )
-            copy_tokenizer(source, stage, FAIRSEQ_FILES)
+            _read_words(words, tensors)
+            shutil.copyfile(words, stage / "dict.txt")
+            if tokenizer is not None:
+                copy_tokenizer(Path(tokenizer), stage, FAIRSEQ_FILES[1:])
         save(content, stage / "model.pt")
     return report
 
@@ -107,40 +117,107 @@ def export_huggingface(
     tokenizer: PathLike | None = None,
     head: str | None = None,
     labels: Sequence[str] | None = None,
+    dictionary: PathLike | None = None,
+    task: TaskRecord | None = None,
 ) -> ExportReport:
     """Write a folder for transformers: RobertaForSequenceClassification, or RobertaForMaskedLM without a head.
+
+    An XLM-R that `import` recorded as one keeps that name: the same function, and another class of transformers.
 
     Args:
         checkpoint: content of a fairseq checkpoint, see `fairseq_tickets.checkpoint.load`.
         output: the folder.
-        tokenizer: folder that `import` wrote (dict.txt and tokenizer).
+        tokenizer: tokenizer file or folder, such as the folder that `import` wrote.
         head: which classification head, where the checkpoint has several.
-        labels: names of the classes in order; LABEL_0, ... where None.
+        labels: names of the classes in order; where None, the task's, else LABEL_0, ...
+        dictionary: fairseq's dict.txt; where None, the one in the tokenizer's folder.
+        task: how sentences are joined and what the classes are; where None, what the checkpoint records.
 
     Raises:
         UserError: as `export_fairseq`, and a head that transformers' RoBERTa can't represent.
     """
     config, tensors = dense_model(checkpoint)
     chosen = _choose_head(classification_heads(tensors), head)
-    report = ExportReport(Path(output), config, count_parameters(tensors), chosen)
+    report = ExportReport(Path(output), config, count_parameters(tensors), chosen, notes=_pruned(checkpoint))
     options = recorded.options(checkpoint, "model")
     if chosen is not None and options.get("pooler_activation_fn", "tanh") != "tanh":
         raise UserError(
             f"pooler_activation_fn is {options['pooler_activation_fn']!r}; transformers' RoBERTa "
             "classifier has tanh only"
         )
-    named, settings = to_huggingface(tensors, config, chosen, labels)
+    task = task or recorded_task(checkpoint, chosen)
+    if labels is None and chosen is not None and task is not None and task.labels is not None:
+        classes = tensors[f"{HEADS}{chosen}.out_proj.bias"].shape[0]
+        if len(task.labels) == classes:
+            labels = task.labels
+        else:
+            report.notes.append(f"the data name {len(task.labels)} labels for {classes} classes; no names were written")
+    regression = None if task is None else task.regression
+    named, settings = to_huggingface(tensors, config, chosen, labels, regression, _architecture(tokenizer))
     if chosen is not None:
         report.notes.append("transformers' RoBERTa classifier has no language-model head; it was left out")
+    words = _dictionary_path(tokenizer, dictionary)
+    symbols = _read_words(words, tensors) if words is not None else []
     with filled_folder(output, "config.json", TOKENIZER_FILES) as stage:
-        if tokenizer is None:
-            report.notes.append("no tokenizer was written: give --tokenizer DIR, the folder that import wrote")
+        if tokenizer is None or words is None or not has_tokenizer(Path(tokenizer)):
+            report.notes.append("no tokenizer was written: give --tokenizer DIR, with the tokenizer and its dict.txt")
         else:
-            rows, longest = tensors[EMBED_TOKENS].shape[0], int(config["max_positions"] or 0)
-            report.notes.extend(export_tokenizer(Path(tokenizer), stage, rows, longest))
+            longest = int(config["max_positions"] or 0)
+            longest = longest if task is None or task.max_positions is None else min(longest, task.max_positions)
+            joined = None if task is None else Joined(task.init_token, task.separator_token)
+            copies, notes = export_tokenizer(Path(tokenizer), stage, symbols, words, joined, longest)
+            report.notes.extend(notes)
+            _copy_unknown(named, settings, copies)
         safetensors_files.write(stage / "model.safetensors", named, {"format": "pt"})
         write_json(stage / "config.json", settings)
     return report
+
+
+def _dictionary_path(tokenizer: PathLike | None, dictionary: PathLike | None) -> Path | None:
+    if dictionary is not None or tokenizer is None:
+        return None if dictionary is None else Path(dictionary)
+    folder = Path(tokenizer) if Path(tokenizer).is_dir() else Path(tokenizer).parent
+    return folder / "dict.txt" if (folder / "dict.txt").is_file() else None
+
+
+def _read_words(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
+    """The dictionary's words, as many as the model has rows."""
+    symbols, rows = read_dictionary(path), tensors[EMBED_TOKENS].shape[0]
+    if len(symbols) != rows:
+        raise UserError(
+            f"{path} belongs to another model: it has {len(symbols)} words with the special ones, the checkpoint has "
+            f"{rows}"
+        )
+    return symbols
+
+
+def _copy_unknown(named: dict[str, Tensor], settings: dict[str, Any], copies: int) -> None:
+    """Rows for pieces that the dictionary lacks: `<unk>`'s, in place."""
+    for name in named:
+        if copies and name.endswith(("embeddings.word_embeddings.weight", "lm_head.bias")):
+            named[name] = torch.cat(
+                [named[name], named[name][UNKNOWN : UNKNOWN + 1].repeat(copies, *(1,) * (named[name].dim() - 1))]
+            )
+    settings["vocab_size"] += copies
+
+
+def _architecture(tokenizer: PathLike | None) -> str:
+    """model_type of what `import` made the model from, as the record in its folder says."""
+    record = None if tokenizer is None else Path(tokenizer) / "import.json"
+    content = read_json(record, "import record") if record is not None and record.is_file() else {}
+    known = content.get("architecture") if isinstance(content, dict) else None
+    return "xlm-roberta" if known == "xlm-roberta" else "roberta"
+
+
+def _pruned(checkpoint: Mapping[str, Any]) -> list[str]:
+    """What a super ticket took out, which an export puts back as zeros."""
+    heads, ffn = (checkpoint["model"].get(name) for name in (TICKET_HEADS, TICKET_FFN))
+    if heads is None or ffn is None:
+        return []
+    return [
+        f"{int((heads == 0).sum())} of {heads.numel()} heads and {int((ffn == 0).sum())} of {ffn.numel()} FFNs are "
+        "pruned: they are written as zeros, the same function at full size"
+    ]
 
 
 def _choose_head(names: list[str], wanted: str | None) -> str | None:

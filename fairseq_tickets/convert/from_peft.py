@@ -7,7 +7,6 @@ ticket, and is refused with the reason.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,15 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_tickets import safetensors_files
 from fairseq_tickets.checkpoint import fingerprint
 from fairseq_tickets.convert.huggingface import HEAD_NAME
 from fairseq_tickets.convert.names import HEADS, SENTENCE_ENCODER, layer_to_fairseq, plain_hf_name
-from fairseq_tickets.convert.peft import CONFIG, FORMAT, PREFIX, VERSION, WEIGHTS
+from fairseq_tickets.convert.peft import CONFIG, EXACT_BYTE, FORMAT, PREFIX, VERSION, WEIGHTS
+from fairseq_tickets.documents import parse_json
 from fairseq_tickets.dominant_ticket.delta import Delta
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json
 from fairseq_tickets.parameters import MATRICES, ModelShape, matrix_name, parse
 from fairseq_tickets.tickets import DominantTicket, ticket_from_json
+from fairseq_tickets.weights import FULL, HALF, check_finite
 
 # settings under which W + scaling · B·A + bias is not the whole of what the adapter computes
 _OTHER_METHODS = (
@@ -107,20 +109,15 @@ def _check_config(config: Any, path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-            metadata = dict(file.metadata() or {})
-    except FileNotFoundError as error:
-        raise UserError(f"cannot read {path}: no such file; adapters are read from safetensors alone") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a whole safetensors file (damaged or cut?): {error}") from error
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: no such file; adapters are read from safetensors alone")
+    tensors, metadata = safetensors_files.read(path)
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{path} is damaged: {name} holds NaN or infinity")
-    return tensors, metadata
+        if tensor.dtype not in (*FULL, *HALF, EXACT_BYTE):
+            raise UserError(f"{path}: {name} is {str(tensor.dtype).replace('torch.', '')}, no kind of weight")
+    widened = {name: tensor.float() for name, tensor in tensors.items()}
+    check_finite(widened, str(path))
+    return widened, metadata
 
 
 Changes = dict[tuple[int, str], tuple[str, dict[str, Tensor]]]
@@ -241,10 +238,7 @@ def _ticket(
     made = DominantTicket(shape, dimensions, None, {"method": "peft adapter", "source": Path(source).name})
     if "ticket" not in metadata:
         return made
-    try:
-        named = ticket_from_json(json.loads(metadata["ticket"]), source)
-    except ValueError as error:
-        raise UserError(f"{source}: the adapter's ticket is not valid JSON: {error}") from error
+    named = ticket_from_json(parse_json(metadata["ticket"], f"the ticket of {source}"), source)
     if not isinstance(named, DominantTicket) or named.shape != shape:
         raise UserError(f"{source}: the adapter's ticket is for another model")
     return named if _same(named, made) else made

@@ -26,8 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_tickets import safetensors_files
 from fairseq_tickets.checkpoint import fingerprint
-from fairseq_tickets.convert.names import HEADS, LAYER_MODULES
+from fairseq_tickets.convert.names import HEADS, LAYER_MODULES, MPNET_MODULES, RELATIVE_BIAS
 from fairseq_tickets.dominant_ticket.delta import Delta
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, write_json
@@ -38,7 +39,10 @@ FORMAT, VERSION = "fairseq-tickets/peft", "1"
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 PREFIX = "base_model.model."
 EXACT_BYTE = getattr(torch, "float8_e4m3fn", torch.float32)  # PyTorch 2.1 and later
-MATRIX_MODULES = {m: module for module, name in LAYER_MODULES.items() for m in MATRICES if name.split(".")[-1] == m}
+MATRIX_MODULES, MPNET_MATRICES = (
+    {m: module for module, name in modules.items() for m in MATRICES if name.split(".")[-1] == m}
+    for modules in (LAYER_MODULES, MPNET_MODULES)
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,12 @@ class Layout:
         return self.layers.format(layer) + self.matrices[matrix]
 
 
-ROBERTA = Layout()  # what `export --to hf` writes
+ROBERTA, MPNET = Layout(), Layout("mpnet.encoder.layer.{}.", MPNET_MATRICES)
+
+
+def exported_layout(tensors: Mapping[str, Tensor]) -> Layout:
+    """The names that `export --to hf` gives a model."""
+    return MPNET if RELATIVE_BIAS in tensors else ROBERTA
 
 
 @dataclass
@@ -149,15 +158,13 @@ def save_peft(
     Raises:
         UserError: the delta's ticket is empty, no such head, or no place to write.
     """
-    from safetensors.torch import save_file
-
     chosen = _choose_head(delta, head)
     tensors, config = to_peft(delta, base, layout, chosen)
     config["base_model_name_or_path"] = base_name
     ticket = json.dumps(delta.ticket.to_json(), allow_nan=False)
     metadata = {"format": FORMAT, "version": VERSION, "ticket": ticket, "base": delta.base, "head": chosen or ""}
     with filled_folder(output, CONFIG, (WEIGHTS, CARD)) as stage:
-        save_file({name: t.contiguous() for name, t in sorted(tensors.items())}, str(stage / WEIGHTS), metadata)
+        safetensors_files.write(stage / WEIGHTS, tensors, metadata)
         write_json(stage / CONFIG, config)
         (stage / CARD).write_text(_card(delta, chosen, tensors, base_name), encoding="utf-8")
         size = (stage / WEIGHTS).stat().st_size

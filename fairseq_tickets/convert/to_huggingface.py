@@ -22,11 +22,26 @@ from fairseq_tickets.convert.names import (
 from fairseq_tickets.convert.shape import ACTIVATIONS, ModelConfig
 from fairseq_tickets.errors import UserError
 
+_CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "mpnet": "MPNet"}
+
 
 def to_huggingface(
-    tensors: Mapping[str, Tensor], config: ModelConfig, head: str | None, labels: Sequence[str] | None = None
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig,
+    head: str | None,
+    labels: Sequence[str] | None = None,
+    regression: bool | None = None,
+    architecture: str = "roberta",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Hugging Face RoBERTa tensors and config.json of dense fairseq weights; pure.
+
+    Args:
+        tensors: under fairseq's names.
+        config: the fields of arch `ticket_roberta`.
+        head: the classification head; None = the language-model head.
+        labels: names of the classes in order; LABEL_0, ... where None.
+        regression: whether the head's outputs are real values; None = where it has one output.
+        architecture: model_type, "roberta" or "xlm-roberta", one function; MPNet is known by its tensors.
 
     Raises:
         UserError: a head whose inner width isn't the model's, or labels that aren't as many as its classes.
@@ -52,25 +67,27 @@ def to_huggingface(
         theirs = plain.get(name) or layer_to_hf(name, mpnet)
         if theirs is not None:
             named[base + theirs] = tensor
-    settings = _settings(tensors, config)
+    architecture = "mpnet" if mpnet else architecture
+    settings = {**_settings(tensors, config), "model_type": architecture}
+    name = _CLASSES[architecture]
     if head is None:
         for name, tensor in tensors.items():
             if name.startswith(LM_HEAD) and name != LM_HEAD + "weight":
                 named["lm_head." + name[len(LM_HEAD) :]] = tensor
-        settings["architectures"] = ["MPNetForMaskedLM" if mpnet else "RobertaForMaskedLM"]
+        settings["architectures"] = [f"{name}ForMaskedLM"]
     else:
         prefix = f"{HEADS}{head}."
         named.update({"classifier." + n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
-        settings.update(_head_settings(named, embed, head, labels))
-        settings["architectures"] = [f"{'MPNet' if mpnet else 'Roberta'}ForSequenceClassification"]
+        settings["architectures"] = [f"{name}ForSequenceClassification"]
+        settings.update(_head_settings(named, embed, head, labels, regression))
     return {name: tensor.contiguous() for name, tensor in named.items()}, settings
 
 
 def _settings(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
     bias = tensors.get(RELATIVE_BIAS)
-    family: dict[str, Any] = {"model_type": "roberta", "position_embedding_type": "absolute", "type_vocab_size": 1}
+    family: dict[str, Any] = {"position_embedding_type": "absolute", "type_vocab_size": 1}
     if bias is not None:
-        family = {"model_type": "mpnet", "relative_attention_num_buckets": bias.shape[0]}
+        family = {"relative_attention_num_buckets": bias.shape[0]}
     return {
         **family,
         "vocab_size": tensors[EMBED_TOKENS].shape[0],
@@ -91,16 +108,19 @@ def _settings(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, A
     }
 
 
-def _head_settings(named: Mapping[str, Tensor], embed: int, head: str, labels: Sequence[str] | None) -> dict[str, Any]:
+def _head_settings(
+    named: Mapping[str, Tensor], embed: int, head: str, labels: Sequence[str] | None, regression: bool | None
+) -> dict[str, Any]:
     weight = named.get("classifier.out_proj.weight")
     if weight is None or named["classifier.dense.weight"].shape != (embed, embed):
         raise UserError(f"classification head {head!r} is not {embed} wide inside; transformers' RoBERTa can't hold it")
     classes = weight.shape[0]
+    regression = classes == 1 if regression is None else regression
     names = [f"LABEL_{number}" for number in range(classes)] if labels is None else list(labels)
     if len(names) != classes:
         raise UserError(f"{len(names)} label names for the {classes} classes of head {head!r}")
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "regression" if classes == 1 else "single_label_classification",
+        "problem_type": "regression" if regression else "single_label_classification",
     }

@@ -12,6 +12,7 @@ from fairseq_tickets.convert.dense import TICKET_FFN, TICKET_HEADS, dense_state_
 from fairseq_tickets.convert.shape import ModelConfig, config_from_checkpoint
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import model_shape
+from fairseq_tickets.task_record import recorded_task
 
 if TYPE_CHECKING:
     from fairseq_tickets.dominant_ticket.delta import Delta
@@ -59,6 +60,7 @@ def make_delta_checked(checkpoint: Mapping[str, Any], base: Mapping[str, Tensor]
 
     _, tensors = dense_model(checkpoint)
     delta = make_delta(tensors, ticket, fingerprint(base))
+    delta.task = recorded_task(checkpoint)
     merged = apply(base, delta)
     for name, tensor in tensors.items():
         if not is_head(name) and (name not in merged or not torch.equal(merged[name], tensor)):

@@ -119,7 +119,7 @@ def read_vocabulary(folder: PathLike, bert: bool) -> Vocabulary:
     words: list[str | None] = [None] * (max(numbers.values(), default=-1) + 1)
     for word, number in numbers.items():
         words[number] = word
-    named = _special_words(root)
+    named = special_roles(root)
     special: dict[str, int] = {}
     for symbol in SPECIAL:
         usual = (BERT_TOKENS[symbol], symbol) if bert else (symbol, BERT_TOKENS[symbol])
@@ -183,7 +183,8 @@ def _from_sentencepiece(path: Path) -> dict[str, int]:
     return {word: number for number, word in enumerate([BOS, PAD, EOS, UNK, *pieces, MASK])}
 
 
-def _special_words(root: Path) -> dict[str, str]:
+def special_roles(root: Path) -> dict[str, str]:
+    """Role (cls_token, sep_token, ...) -> word, as the tokenizer's configuration in a folder says."""
     words: dict[str, str] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (root / name).is_file():

@@ -9,6 +9,7 @@ a "</s>" or "[SEP]" inside a sentence is text.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,14 @@ class Tokenizer:
         """Pieces of one sentence, as the fairseq dictionary writes them."""
         return [self.symbols[number] for number in self.encode_batch([sentence])[0]]
 
+    def written(self) -> dict[str, str]:
+        """Every piece, and how the fairseq dictionary writes it."""
+        return {symbol: symbol for symbol in self.symbols}
+
+    def serialised(self) -> Any:
+        """Content of the tokenizer.json that is this tokenizer; None if it is none of the `tokenizers` library."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Kind, files and checksums, for task.json."""
         files = [{"file": f.name, "sha256": sha256(f)} for f in self.files]
@@ -77,6 +86,12 @@ class _Fast(Tokenizer):
             self.pieces[number] = piece
         self.symbols = [str(number) for number in range(len(self.pieces))] if numbers_as_words else self.pieces
         self._encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)  # older versions lack it
+
+    def written(self) -> dict[str, str]:
+        return dict(zip(self.pieces, self.symbols))
+
+    def serialised(self) -> Any:
+        return json.loads(self._backend.to_str())
 
     def encode_batch(self, sentences: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._encode_batch(list(sentences), add_special_tokens=False)]
@@ -157,6 +172,15 @@ def _foreign(words: Sequence[str], symbols: Sequence[str]) -> list[str]:
     return [word for word in words if word not in known]
 
 
+def has_tokenizer(path: Path) -> bool:
+    """True for a file, and for a folder in which `load_tokenizer` recognises something."""
+    if not path.is_dir():
+        return path.is_file()
+    if any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt")) or any(path.glob("*.model")):
+        return True
+    return any((path / vocabulary).is_file() and (path / merges).is_file() for vocabulary, merges in BPE_FILES)
+
+
 def train_sentencepiece(sentences: Sequence[str], size: int, output: Path) -> None:
     """Train a sentencepiece unigram model with `size` pieces (<unk> included) and write it to `output`.
 
@@ -226,7 +250,8 @@ def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
     check_merges(numbers, pairs, special_words(vocabulary.parent), f"--tokenizer {vocabulary} and {merges.name}")
     with _refused(vocabulary, "byte-level BPE"):
         backend = tokenizers.Tokenizer(tokenizers.models.BPE(numbers, pairs))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    prefix = _stated(vocabulary.with_name("tokenizer_config.json"), "add_prefix_space") is True
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     return _Fast("gpt2-bpe", (vocabulary, merges), backend, numbers_as_words=vocabulary.name == "encoder.json")
 
 
@@ -236,24 +261,28 @@ def _wordpiece(path: Path) -> Tokenizer:
     numbers = {piece: number for number, piece in enumerate(pieces)}
     if "[UNK]" not in numbers:
         raise UserError(f"--tokenizer {path}: it is no WordPiece vocabulary (no line [UNK])")
-    lowercase = _lowercase(path.with_name("tokenizer_config.json"), pieces)
+    config = path.with_name("tokenizer_config.json")
+    lowercase = _stated(config, "do_lower_case")
+    if lowercase is None:  # whether no piece but the bracketed ones has a capital
+        lowercase = not any(letter.isupper() for piece in pieces if not piece.startswith("[") for letter in piece)
     with _refused(path, "WordPiece vocabulary"):
         backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(numbers, unk_token="[UNK]"))
-    backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+    backend.normalizer = tokenizers.normalizers.BertNormalizer(
+        lowercase=lowercase,
+        strip_accents=_stated(config, "strip_accents"),  # None: as lowercase
+        handle_chinese_chars=_stated(config, "tokenize_chinese_chars") is not False,
+    )
     backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     made = _Fast("wordpiece", (path,), backend)
     made.facts = {"lowercase": lowercase}
     return made
 
 
-def _lowercase(config: Path, pieces: Sequence[str]) -> bool:
-    """do_lower_case where a configuration says it; else whether no piece but the bracketed ones has a capital."""
-    if config.is_file():
-        content = read_json(config, "tokenizer configuration")
-        stated = content.get("do_lower_case") if isinstance(content, dict) else None
-        if isinstance(stated, bool):
-            return stated
-    return not any(letter.isupper() for piece in pieces if not piece.startswith("[") for letter in piece)
+def _stated(config: Path, setting: str) -> bool | None:
+    """What a tokenizer_config.json says of a setting; None where it says nothing or is not there."""
+    content = read_json(config, "tokenizer configuration") if config.is_file() else {}
+    stated = content.get(setting) if isinstance(content, dict) else None
+    return stated if isinstance(stated, bool) else None
 
 
 def _library(path: Path) -> Any:

@@ -5,7 +5,8 @@ A delta is a safetensors file, 5 MB for RoBERTa-large at k = 1, most of it the c
     layers.{l}.{matrix}.columns   (out_features, k)   values of the ticket's dimensions, in the ticket's order; the bias
                                                       is one of the columns where the ticket has it
     classification_heads.*                            the head, under its own names
-    metadata: format "fairseq-tickets/delta", version "1", ticket: its JSON, base: fingerprint of the base's encoder
+    metadata: format "fairseq-tickets/delta", version "1", ticket: its JSON, base: fingerprint of the base's encoder,
+              and, where it is known, task: JSON of how sentences were joined and what the classes are called
 
 Values are stored, not differences: applied to the base they give the trained model bit for bit. The base is known by
 its fingerprint (`checkpoint.fingerprint`: encoder tensors, without heads); another one is refused.
@@ -28,6 +29,7 @@ from fairseq_tickets.documents import parse_json
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike
 from fairseq_tickets.parameters import matrix_name, model_shape
+from fairseq_tickets.task_record import TaskRecord, task_from_json
 from fairseq_tickets.tickets import DominantTicket, ticket_from_json
 from fairseq_tickets.weights import check_finite, checked_weights
 
@@ -46,12 +48,14 @@ class Delta:
         base: fingerprint of the encoder that training started from.
         columns: (layer, matrix) -> (out_features, k) values in the ticket's order; no entry where the ticket is empty.
         heads: classification heads by parameter name.
+        task: how sentences were joined and what the classes are called; None where the delta doesn't say.
     """
 
     ticket: DominantTicket
     base: str
     columns: dict[tuple[int, str], Tensor]
     heads: dict[str, Tensor] = field(default_factory=dict)
+    task: TaskRecord | None = None
 
 
 def make_delta(tensors: Mapping[str, Tensor], ticket: DominantTicket, base: str) -> Delta:
@@ -80,6 +84,8 @@ def save_delta(path: PathLike, delta: Delta) -> None:
     tensors = {f"layers.{layer}.{m}.columns": values for (layer, m), values in delta.columns.items()}
     ticket = json.dumps(delta.ticket.to_json(), allow_nan=False)
     metadata = {"format": FORMAT, "version": VERSION, "ticket": ticket, "base": delta.base}
+    if delta.task is not None:
+        metadata["task"] = json.dumps(delta.task.to_json(), allow_nan=False)
     safetensors_files.write(path, {**tensors, **delta.heads}, metadata)
 
 
@@ -122,7 +128,7 @@ def load_delta(path: PathLike) -> Delta:
     if strange:
         raise UserError(f"{path}: {strange[0]} is neither in the ticket nor a classification head")
     check_heads(tensors, ticket.shape.embed_dim, str(path))
-    return Delta(ticket, base, columns, tensors)
+    return Delta(ticket, base, columns, tensors, _task(metadata.get("task")))
 
 
 def check_heads(heads: Mapping[str, Tensor], embed_dim: int, source: str) -> None:
@@ -246,6 +252,13 @@ def _write(tensors: Mapping[str, Tensor], layer: int, matrix: str, dims: list[in
     for position, index in enumerate(dims):
         target = bias if index == weight.shape[1] else weight[:, index]
         target.copy_(values[:, position])
+
+
+def _task(text: str | None) -> TaskRecord | None:
+    try:
+        return None if text is None else task_from_json(parse_json(text, "the delta's task"))
+    except UserError:  # beside what the delta is
+        return None
 
 
 def _check_base(found: str, delta: Delta) -> None:

@@ -26,6 +26,7 @@ from fairseq_tickets.dominant_ticket.delta import HEADS_PREFIX, Delta, apply, ma
 from fairseq_tickets.dominant_ticket.delta import IN_CHECKPOINT as STATE
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import parse
+from fairseq_tickets.task_record import recorded_task
 from fairseq_tickets.tickets import DominantTicket, load_dominant_ticket, ticket_from_json
 from fairseq_tickets.weights import checked_weights
 
@@ -77,6 +78,7 @@ def shrunk(state: Mapping[str, Any]) -> tuple[dict[str, Any], Delta]:
     tensors = state["model"]
     _check_frozen(tensors, _base_tensors(base), ticket, base)
     delta = make_delta(tensors, ticket, _fingerprint(base, *_version(base)))
+    delta.task = recorded_task(state)
     columns = {f"{layer}.{matrix}": values for (layer, matrix), values in delta.columns.items()}
     return {**state, "model": {**columns, **delta.heads}, STATE: {**asked, "fingerprint": delta.base}}, delta
 

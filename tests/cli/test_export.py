@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from fairseq_tickets import checkpoint
 from fairseq_tickets.cli import main
-from fairseq_tickets.convert.vocabulary import write_dictionary
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.tickets import SuperTicket
-from tests.convert.toy import stock_fairseq
+from tests.convert.toy import stock_fairseq, write_words
 from tests.plugin.toy import EMBED, FFN, HEADS, LAYERS, dictionary, model_options, randomise, ticket_roberta, tokens
 
 HEAD = "sentence_classification_head"
@@ -27,14 +27,19 @@ def run(tmp_path: Path) -> Path:
     randomise(model)
     for folder in ("pretrained", "data", "run"):
         (tmp_path / folder).mkdir()
-    write_dictionary(tmp_path / "pretrained" / "dict.txt", dictionary().symbols)
-    numbers = {symbol: number for number, symbol in enumerate(dictionary().symbols)}
-    (tmp_path / "pretrained" / "vocab.json").write_text(json.dumps(numbers))
-    (tmp_path / "data" / "task.json").write_text(json.dumps({"labels": ["no", "perhaps", "yes"]}))
+    write_words(tmp_path / "pretrained", dictionary().symbols)
+    (tmp_path / "data" / "label").mkdir()
+    (tmp_path / "data" / "label" / "dict.txt").write_text("no 1\nperhaps 1\nyes 1\nmadeupword0000 0\n")
     cfg = {
         "model": {"_name": "ticket_roberta", "layernorm_eps": 1e-5, **model_options()},
         "checkpoint": {"finetune_from_model": str(tmp_path / "pretrained" / "model.pt")},
-        "task": {"_name": "ticket_sentence_prediction", "data": str(tmp_path / "data")},
+        "task": {
+            "_name": "ticket_sentence_prediction",
+            "data": str(tmp_path / "data"),
+            "init_token": 0,
+            "separator_token": 2,
+            "max_positions": 512,
+        },
     }
     path = tmp_path / "run" / "checkpoint_best.pt"
     checkpoint.save({"args": None, "cfg": cfg, "model": model.state_dict()}, path)
@@ -47,7 +52,9 @@ def test_dictionary_and_labels_are_found_by_themselves(run: Path, tmp_path: Path
     assert main(["export", "--checkpoint", str(run), "--to", "hf", "--output", str(tmp_path / "hf")]) == 0
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["label2id"] == {"no": 0, "perhaps": 1, "yes": 2}
-    assert (tmp_path / "hf" / "vocab.json").exists()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert tokenizer.tokenize("w1 w2", "w3", add_special_tokens=True) == "<s> w1 w2 </s> </s> w3 </s>".split()
+    assert tokenizer.model_max_length == 16  # the model's positions are fewer than the task's
 
 
 def test_a_super_ticket_is_put_on_a_full_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

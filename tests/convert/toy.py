@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fairseq_tickets.convert.vocabulary import write_dictionary
 
 LAYERS, HEADS, EMBED, FFN, POSITIONS = 3, 2, 10, 14, 24
 # numbers are scattered on purpose, so that a row left in its old place shows
@@ -65,6 +68,19 @@ def write_folder(model: Any, folder: Path, binary: bool = False) -> Path:
     else:
         numbers = {word: number for number, word in enumerate(ROBERTA_WORDS)}
         (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
+    return folder
+
+
+def write_words(folder: Path, symbols: Sequence[str]) -> Path:
+    """A dict.txt, and a tokenizer.json that knows whole words."""
+    import tokenizers
+
+    folder.mkdir(exist_ok=True)
+    write_dictionary(folder / "dict.txt", symbols)
+    numbers = {symbol: number for number, symbol in enumerate(symbols)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
