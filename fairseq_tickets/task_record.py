@@ -12,7 +12,7 @@ from fairseq_tickets import recorded
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
 
-SENTENCE_TASKS = ("sentence_prediction", "ticket_multitask")  # fairseq's and ours
+RUN_STATE = "fairseq_tickets.run"  # where task_state has the record of a run; see plugin/run_record.py
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,33 @@ class TaskRecord:
 def recorded_task(checkpoint: Mapping[str, Any], head: str | None = None) -> TaskRecord | None:
     """The task that a checkpoint was fine-tuned on; None where it says nothing, as a pre-trained model's.
 
-    Label names are read from the data folder that the checkpoint names, where it still exists.
+    Label names are those of the run's record; older checkpoints have none, and then the data folder is asked, where it
+    still exists.
 
     Args:
         checkpoint: content of a checkpoint, as `checkpoint.load` gives it.
         head: of several tasks, the one with this classification head.
     """
     options = recorded.options(checkpoint, "task")
-    if not str(options.get("_name") or options.get("task")).endswith(SENTENCE_TASKS):
+    if "classification_head_name" not in options and "tasks_resolved" not in options:
         return None
     data, regression = options.get("data"), bool(options.get("regression_target"))
+    tasks = ((checkpoint.get("task_state") or {}).get(RUN_STATE) or {}).get("tasks") or {}
+    labels = tuple((tasks.get(head) or tasks.get("") or {}).get("labels") or ()) or None
     for entry in _entries(options.get("tasks_resolved")):
         if entry.get("name") == head:
             data, regression = entry.get("data"), bool(entry.get("regression"))
-    labels = None
     if data:
         known = _task_json(Path(str(data)) / "task.json")
         regression = known.get("kind") == "regression" if known else regression
-        labels = None if regression else label_names(Path(str(data)))
+        labels = labels or label_names(Path(str(data)))
+    separator = options.get("separator_token")
     return TaskRecord(
-        options.get("init_token"), options.get("separator_token"), options.get("max_positions"), regression, labels
+        options.get("init_token"),
+        None if separator is None or separator < 0 else separator,
+        options.get("max_positions"),
+        regression,
+        None if regression else labels,
     )
 
 

@@ -195,9 +195,8 @@ def _copy_unknown(named: dict[str, Tensor], settings: dict[str, Any], copies: in
     """Rows for pieces that the dictionary lacks: `<unk>`'s, in place."""
     for name in named:
         if copies and name.endswith(("embeddings.word_embeddings.weight", "lm_head.bias")):
-            named[name] = torch.cat(
-                [named[name], named[name][UNKNOWN : UNKNOWN + 1].repeat(copies, *(1,) * (named[name].dim() - 1))]
-            )
+            row = named[name][UNKNOWN]
+            named[name] = torch.cat([named[name], row.expand(copies, *row.shape)])
     settings["vocab_size"] += copies
 
 

@@ -40,7 +40,7 @@ from fairseq_tickets.plugin.multitask_data import (
 )
 from fairseq_tickets.plugin.multitask_tasks import TaskEntry, entries_from_text, entries_to_text, read_tasks
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
-from fairseq_tickets.plugin.run_record import STATE, check_same_run, run_record
+from fairseq_tickets.plugin.run_record import check_same_run, run_record
 from fairseq_tickets.plugin.start import Start, complete_inputs, complete_model, start_of
 from fairseq_tickets.plugin.task import (
     TicketSentencePredictionConfig,
@@ -54,6 +54,7 @@ from fairseq_tickets.plugin.trainable import note_parts, unwrapped
 from fairseq_tickets.super_ticket.parts import sharing_parts
 from fairseq_tickets.super_ticket.pruning import weight_remaining
 from fairseq_tickets.super_ticket.sharing import union
+from fairseq_tickets.task_record import RUN_STATE
 from fairseq_tickets.tickets import SuperTicket, load_super_ticket
 
 logger = logging.getLogger(__name__)
@@ -265,14 +266,14 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         check_same_run(start, self.cfg, record)
         for task in self.tasks.values():
             check_start(start, task, record)
-        self.state.merge_state_dict({STATE: record})
+        self.state.merge_state_dict({RUN_STATE: record})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `TicketSentencePredictionTask.load_state_dict`, for all tasks."""
         super().load_state_dict(state_dict)
-        if STATE in state_dict:
+        if RUN_STATE in state_dict:
             for name, task in self.tasks.items():
-                check_numbers(state_dict[STATE], task, name)
+                check_numbers(state_dict[RUN_STATE], task, name)
 
     def _keep_list(self, cfg: Any) -> None:
         """Write the list of tasks into what the trainer saves: `self.cfg` is a copy, the model's options are not."""

@@ -23,11 +23,11 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.plugin.origin import file_digest, symbols_digest
 from fairseq_tickets.plugin.start import Start, section_of
 from fairseq_tickets.recorded import options
+from fairseq_tickets.task_record import RUN_STATE
 from fairseq_tickets.tickets import load_ticket
 
 logger = logging.getLogger(__name__)
 
-STATE = "fairseq_tickets.run"  # its place in a checkpoint's task_state
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "task": (
         "_name",
@@ -133,7 +133,7 @@ def _file(path: Optional[str]) -> Optional[str]:
 def _differences(start: Start, cfg: Any, record: Mapping[str, Any]) -> Iterator[str]:
     for section, names in SETTINGS.items():
         yield from _other_settings(start, cfg, section, names)
-    saved = (start.content.get("task_state") or {}).get(STATE)
+    saved = (start.content.get("task_state") or {}).get(RUN_STATE)
     if not isinstance(saved, Mapping):
         yield from _other_paths(start, cfg)
         return

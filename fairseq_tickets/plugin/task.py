@@ -41,10 +41,11 @@ from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
 from fairseq_tickets.plugin.multitask_state import AUTO
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.origin import check_origin, symbols_digest
-from fairseq_tickets.plugin.run_record import STATE, check_same_run, run_record
+from fairseq_tickets.plugin.run_record import check_same_run, run_record
 from fairseq_tickets.plugin.splits import check_split
 from fairseq_tickets.plugin.start import Start, complete_inputs, complete_model, opened, section_of, start_of
 from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts, random_element_parts, unwrapped
+from fairseq_tickets.task_record import RUN_STATE
 from fairseq_tickets.tickets import SuperTicket, load_ticket
 from fairseq_tickets.updates.parts import Part
 
@@ -265,7 +266,7 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             UserError: the data's words or labels have other numbers than those that the checkpoint was trained with.
         """
         super().load_state_dict(state_dict)
-        saved = state_dict.get(STATE)
+        saved = state_dict.get(RUN_STATE)
         if saved is not None:
             check_numbers(saved, self, "")
 
@@ -307,7 +308,7 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         """
         record = run_record(self.cfg, {self.cfg.classification_head_name: (self, self.cfg.ticket)}, several=False)
         check_start(start, self, record)
-        self.state.merge_state_dict({STATE: record})
+        self.state.merge_state_dict({RUN_STATE: record})
 
     def trainable_parts(self, model: nn.Module) -> Optional[Mapping[str, Sequence[Part]]]:
         """Put a fresh model under the ticket or the random elements that the options ask for.
@@ -474,7 +475,7 @@ def check_start(start: Optional[Start], task: "TicketSentencePredictionTask", re
         return
     check_same_run(start, task.cfg, record)
     check_origin(start.path, task.source_dictionary.symbols, task.cfg.data)
-    saved = (start.content.get("task_state") or {}).get(STATE)
+    saved = (start.content.get("task_state") or {}).get(RUN_STATE)
     if saved is not None and saved.get("dictionary") != record["dictionary"]:
         raise UserError(
             f"{task.cfg.data}/input0/dict.txt is not the dictionary that {start.path} was trained with: its words have "

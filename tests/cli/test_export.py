@@ -36,6 +36,7 @@ def run(tmp_path: Path) -> Path:
         "task": {
             "_name": "ticket_sentence_prediction",
             "data": str(tmp_path / "data"),
+            "classification_head_name": HEAD,
             "init_token": 0,
             "separator_token": 2,
             "max_positions": 512,
@@ -97,7 +98,7 @@ def test_bad_options_are_one_line(
 
 
 def test_a_ticket_of_another_size_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    SuperTicket.full(ModelShape(LAYERS, HEADS + 1, EMBED, FFN)).save(tmp_path / "ticket.json")
+    SuperTicket.full(ModelShape(LAYERS, HEADS + 2, EMBED, FFN)).save(tmp_path / "ticket.json")
     options = ["--ticket", str(tmp_path / "ticket.json"), "--output", str(tmp_path / "out")]
     assert main(["export", "--checkpoint", str(run), *options]) == 2
-    assert "belongs to another model size: the ticket has layers 3, heads 5" in capsys.readouterr().err
+    assert "belongs to another model size: the ticket has layers 3, heads 6" in capsys.readouterr().err

@@ -156,7 +156,7 @@ def test_numbers_and_logits_are_those_of_training(
     file, data = str(write_rows(tmp_path / "rows.tsv", rows)), tmp_path / "data"
     words = ["--train", file, "--valid", file, "--columns", "a,b", "--tokenizer", str(base), "--output", str(data)]
     assert main(["prepare", *words, *(["--regression"] if kind.regression else ["--labels", "0,1"])]) == 0
-    joined = () if kind.separator is None else ("--separator-token", str(kind.separator))
+    joined = ("--separator-token", str(-1 if kind.separator is None else kind.separator))
     run = train(data, tmp_path / "run", base / "model.pt", "--max-update", "3", "--lr", "0.001", *joined)
     expected, logits = fairseq_side(run.path(), data)
     capsys.readouterr()

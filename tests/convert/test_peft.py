@@ -272,7 +272,7 @@ REFUSED = [
     ("norm", {}, "layer.0.output.LayerNorm.bias differs from the base"),
     ("half", {}, "layer 0, q_proj: the adapter has only one of lora_A and lora_B"),
     ("width", {}, "layer 0, q_proj: the adapter is for another base: lora_A is"),
-    ("nan", {}, "is damaged: .* holds NaN"),
+    ("nan", {}, "is damaged: .* NaN or infinite"),
     ("", {"peft_type": "IA3"}, "peft_type is 'IA3'; only a LORA"),
     ("", {"use_dora": True}, "use_dora is True"),
     ("", {"init_lora_weights": "pissa"}, "'pissa' changes the base"),
