@@ -36,24 +36,24 @@ def test_attention_adds_it_before_the_softmax() -> None:
     torch.manual_seed(0)
     layer = TicketEncoderLayer(6, 5, 2).double()
     bias = torch.randn(1, 2, 4, 4, dtype=torch.float64)
-    x, padding = torch.randn(4, 3, 6, dtype=torch.float64), torch.zeros(3, 4, dtype=torch.bool)
+    x, padding = torch.randn(3, 4, 6, dtype=torch.float64), torch.zeros(3, 4, dtype=torch.bool)
     padding[1, 3] = True
     attention = layer.self_attn
     attention.position_bias = bias
     for kept in ([0, 1], [1]):
         attention.prune_(kept)
-        expected = torch.zeros(4, 3, 6, dtype=torch.float64)
+        expected = torch.zeros(3, 4, 6, dtype=torch.float64)
         for example in range(3):
             parts = []
             for position, head in enumerate(kept):
                 rows = slice(3 * position, 3 * position + 3)
-                q, k, v = (getattr(attention, name)(x[:, example])[:, rows] for name in ("q_proj", "k_proj", "v_proj"))
+                q, k, v = (getattr(attention, name)(x[example])[:, rows] for name in ("q_proj", "k_proj", "v_proj"))
                 scores = q @ k.T / math.sqrt(3) + bias[0, head]
                 scores[:, padding[example]] = -math.inf
                 parts.append(scores.softmax(-1) @ v)
-            expected[:, example] = attention.out_proj(torch.cat(parts, 1))
+            expected[example] = attention.out_proj(torch.cat(parts, 1))
         torch.testing.assert_close(attention(x, padding), expected)
-        torch.testing.assert_close(attention(x, padding, 1), expected[:1])
+        torch.testing.assert_close(attention(x, padding, 1), expected[:, :1])
 
 
 def test_a_gradient_reaches_the_table() -> None:
