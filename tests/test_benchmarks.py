@@ -98,6 +98,7 @@ def test_multitask(measure: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         ),
         ("compact", "--levels 0.5 --repeats 1 --batch-size 1 --tokens 16"),
         ("step_cost", "--embed-dim 64 --ffn-dim 128 --heads 4 --shapes 1x8 --sides Dominant-1 --repeats 1 --steps 1"),
+        ("salience", "--batches 1 --batch-size 2 --tokens 8 --repeats 1 --vocab-size 50"),
         ("extraction", ""),
         ("startup", "--rounds 3"),
     ],
