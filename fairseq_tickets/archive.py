@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import io
+import mmap
 import os
 import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from fairseq_tickets import safe_pickle
-from fairseq_tickets.errors import UserError
+from fairseq_tickets.errors import UserError, short
 
 ZIP_START, PICKLE_START, GZIP_START = b"PK\x03\x04", b"\x80", b"\x1f\x8b"
 TAR_MARK, TAR_AT = b"ustar", 257
@@ -44,9 +46,9 @@ def named_globals(path: Path) -> set[str]:
     if not start.startswith(PICKLE_START):
         raise UserError(f"{path} is not a PyTorch checkpoint")
     found = []
-    with open(path, "rb") as handle:
+    with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for _ in range(LEGACY_PICKLES):
-            found.append(_look(handle, path))
+            found.append(_look(content, path))  # a text said to be longer than the file costs nothing so
             if safe_pickle.refused(found[-1].names):
                 break
     claimed = sum(count * _item_size(kind) for each in found for _, kind, count in each.stored)
@@ -57,8 +59,8 @@ def named_globals(path: Path) -> set[str]:
 
 def damaged(path: Path, why: object = "") -> UserError:
     """The error for a file that was a checkpoint once."""
-    because = " ".join(str(why).split())
-    return UserError(f"checkpoint {path} is damaged or was cut short" + (f": {because}" if because else ""))
+    because = f": {short(why)}" if why else ""
+    return UserError(f"checkpoint {path} is damaged or was cut short{because}")
 
 
 @functools.lru_cache(maxsize=16)
@@ -98,13 +100,9 @@ def _members(archive: zipfile.ZipFile, path: Path, size: int) -> dict[str, int]:
     return members
 
 
-def _look(stream: io.BufferedIOBase, path: Path) -> safe_pickle.Found:
+def _look(stream: Any, path: Path) -> safe_pickle.Found:
     try:
-        return safe_pickle.look(stream)  # type: ignore[arg-type]
-    except UserError:
-        raise
-    except (MemoryError, KeyboardInterrupt):
-        raise
+        return safe_pickle.look(stream)
     except Exception as error:  # instructions that are no pickle's fail in any way; none of them runs anything
         raise damaged(path, "its pickle is not whole") from error
 

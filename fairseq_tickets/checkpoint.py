@@ -166,8 +166,8 @@ def _content(path: Path, map_location: Any, mmap: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"map_location": map_location, "mmap": mmap and zipfile.is_zipfile(path)}
     try:
         content = _load_allowed(path, safe_pickle.allowed_globals(names), options)
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise UserError(f"checkpoint {path} needs more memory than there is ({path.stat().st_size:,} bytes)") from error
     except Exception as error:  # a file can hold anything, so PyTorch can fail in any way
         raise archive.damaged(path) from error
     if not isinstance(content, dict):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fairseq_tickets.documents import parse_json
-from fairseq_tickets.errors import UserError
+from fairseq_tickets.errors import UserError, short
 from fairseq_tickets.files import PathLike, atomic_write
 
 LENGTH = struct.Struct("<Q")  # of the header, in bytes; comes first
@@ -56,7 +56,7 @@ def read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in header}, metadata
     except (SafetensorError, ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not a whole safetensors file: {short(error)}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
