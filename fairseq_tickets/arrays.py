@@ -15,13 +15,12 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from textwrap import shorten
 from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairseq_tickets.errors import UserError
+from fairseq_tickets.errors import UserError, short
 from fairseq_tickets.files import PathLike, atomic_write, read_bytes
 
 FloatArray = NDArray[np.float64]
@@ -92,7 +91,7 @@ def read_arrays(path: PathLike, what: str, wanted: Mapping[str, str]) -> dict[st
                 for name, kind in wanted.items()
             }
     except _DAMAGED as error:
-        reason = shorten(str(error), 120) or type(error).__name__
+        reason = short(error, 120) or type(error).__name__
         raise UserError(f"{source} is not a readable .npz file (damaged or cut?): {reason}") from error
 
 

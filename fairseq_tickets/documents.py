@@ -25,6 +25,28 @@ _MAX_BITS = 400  # of a whole number: about 120 digits
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class _KeyTwice(Exception):
+    """The key is the message."""
+
+
+class _NoNumber(Exception):
+    """The word is the message."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise _KeyTwice(Counter(name for name, _ in pairs).most_common(1)[0][0])
+    return content
+
+
+def _no_number(word: str) -> Any:
+    raise _NoNumber(word)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)  # made once: lines are many
+
+
 def parse_json(text: str, source: str) -> Any:
     """Content of a JSON text; `source` names it in errors ("ticket file t.json").
 
@@ -33,18 +55,13 @@ def parse_json(text: str, source: str) -> Any:
             beyond a float's range or of hundreds of digits, or half a surrogate pair.
     """
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise UserError(f"{source}: the key {shown(twice)} stands twice in one object{_lines(text, twice)}")
-        return content
-
-    def no_number(word: str) -> Any:
-        raise UserError(f"{source} holds {word}, which is not a JSON number")
-
     try:
-        content = json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
+        content = _DECODER.decode(text)
+    except _KeyTwice as error:
+        twice = str(error)
+        raise UserError(f"{source}: the key {shown(twice)} stands twice in one object{_lines(text, twice)}") from None
+    except _NoNumber as error:
+        raise UserError(f"{source} holds {error}, which is not a JSON number") from None
     except RecursionError:
         raise UserError(_too_deep(source)) from None
     except ValueError as error:

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Optional
 
+from fairseq_tickets.documents import parse_json, shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_yaml
 
@@ -90,24 +91,28 @@ def entries_to_text(entries: Sequence[TaskEntry]) -> str:
 
 def entries_from_text(text: str) -> list[TaskEntry]:
     """The inverse of `entries_to_text`."""
-    return [TaskEntry(**item) for item in json.loads(text)]
+    place = "the tasks that the checkpoint records"
+    content = parse_json(text, place)
+    if not isinstance(content, list) or not content:
+        raise UserError(f"{place} are {shown(content)}; they must be a list")
+    return [_entry(item, f"{place}: task {number}", Path("/")) for number, item in enumerate(content, start=1)]
 
 
 def _entry(item: Any, place: str, folder: Path) -> TaskEntry:
     if not isinstance(item, Mapping):
-        raise UserError(f"{place} is {item!r}; it must be a mapping with at least name and data")
+        raise UserError(f"{place} is {shown(item)}; it must be a mapping with at least name and data")
     known = [f.name for f in fields(TaskEntry)]
     for key in item:
         if key not in known:
-            raise UserError(f"{place}: unknown key {key!r}; the keys of a task are {', '.join(known)}")
+            raise UserError(f"{place}: unknown key {shown(key)}; the keys of a task are {', '.join(known)}")
     given = {key: value for key, value in item.items() if value is not None}
     name = given.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{place}: name is {name!r}; it must be letters, digits, - and _")
+        raise UserError(f"{place}: name is {shown(name)}; it must be letters, digits, - and _")
     place = f"{place} ({name})"
     for key in ("data", "ticket", "metric"):
         if key in given and not isinstance(given[key], str):
-            raise UserError(f"{place}: {key} is {given[key]!r}; it must be a text")
+            raise UserError(f"{place}: {key} is {shown(given[key])}; it must be a text")
     if "data" not in given:
         raise UserError(f"{place} has no data: the folder that `fairseq-tickets prepare` made")
     for key in ("data", "ticket"):
@@ -115,7 +120,7 @@ def _entry(item: Any, place: str, folder: Path) -> TaskEntry:
             given[key] = str(folder / _expanded(given[key], f"{place}: {key}"))
     for key in ("train_examples", "valid_examples", "classes"):
         if key in given and (isinstance(given[key], bool) or not isinstance(given[key], int) or given[key] < 1):
-            raise UserError(f"{place}: {key} is {given[key]!r}; it must be a whole number of at least 1")
+            raise UserError(f"{place}: {key} is {shown(given[key])}; it must be a whole number of at least 1")
     if "regression" in given and not isinstance(given["regression"], bool):
         raise UserError(f"{place}: regression is {given['regression']!r}; it must be true or false")
     if "weight" in given and not (_is_number(given["weight"]) and 0 < given["weight"] < math.inf):

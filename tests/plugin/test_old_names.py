@@ -15,7 +15,7 @@ from fairseq_tickets import checkpoint
 from fairseq_tickets.cli import main
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, ModelShape, current_names
-from fairseq_tickets.super_ticket.scores import ImportanceScores
+from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.tickets import DominantTicket
 
 from . import toy
