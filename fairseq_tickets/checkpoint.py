@@ -12,8 +12,8 @@ import argparse
 import contextlib
 import hashlib
 import logging
+import re
 import shutil
-import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +24,10 @@ from torch import Tensor
 
 from fairseq_tickets import archive, safe_pickle, safetensors_files
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import PathLike, atomic_write
+from fairseq_tickets.files import PathLike, atomic_write, remove_abandoned
 from fairseq_tickets.parameters import current_names, is_dead_copy
 from fairseq_tickets.weights import check_finite, checked_weights, half_precision
 
-STALE_SECONDS = 600
 NAMED_ALLOW_LIST = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")  # PyTorch >= 2.6
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,9 @@ def load(path: PathLike, map_location: Any = "cpu", mmap: bool = False, finite: 
             check_finite(model, f"checkpoint {path}")
         narrow = half_precision(model)
         if narrow is not None:
-            logger.warning("%s holds half-precision weights (%s is %s)", path, narrow, model[narrow].dtype)
+            logger.warning(
+                "%s holds half-precision weights (%s is %s); they are widened", path, narrow, model[narrow].dtype
+            )
         try:
             content["model"] = current_names(model)
         except UserError as error:
@@ -78,7 +79,8 @@ def save(content: Any, path: PathLike) -> None:
         UserError: no permission, or the disk is full; `path` is as it was before.
     """
     path = Path(path)
-    _remove_stale(path)
+    with contextlib.suppress(OSError):  # fairseq names each checkpoint anew, so no other write removes these
+        remove_abandoned(path.parent, rf".+{re.escape(path.suffix)}")
     with atomic_write(path) as temporary, open(temporary, "wb") as handle:
         output = _Output(handle)
         try:
@@ -204,11 +206,3 @@ class _Output:
 
     def flush(self) -> None:
         self.handle.flush()
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what a killed process left of its writing in the same folder."""
-    with contextlib.suppress(OSError):
-        for left in path.parent.glob(f".*{path.suffix}.*.tmp"):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink()

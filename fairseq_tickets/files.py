@@ -38,7 +38,7 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
     claim = -1
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
+        remove_abandoned(target.parent, re.escape(target.name))
         claim, temporary = _claimed_file(target)
         yield temporary
         temporary.chmod(new_file_mode())
@@ -153,14 +153,18 @@ def _claimed_file(target: Path) -> tuple[int, Path]:
         os.close(handle)  # another process took it for abandoned before it was locked
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Remove temporary files of `target` that nobody has locked: their writers were killed."""
-    pattern = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.tmp")
-    for name in filter(pattern.fullmatch, os.listdir(target.parent)):
+def remove_abandoned(folder: Path, names: str) -> None:
+    """Remove temporary files in `folder` that nobody has locked: their writers were killed.
+
+    Args:
+        names: regular expression for the names of the files they were to become.
+    """
+    pattern = re.compile(rf"\.(?:{names})\.[a-z0-9_]{{8}}\.tmp")
+    for name in filter(pattern.fullmatch, os.listdir(folder)):
         with contextlib.suppress(OSError):  # locked, or gone meanwhile
-            handle = os.open(target.parent / name, os.O_RDWR)
+            handle = os.open(folder / name, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(target.parent / name)
+                os.unlink(folder / name)
             finally:
                 os.close(handle)

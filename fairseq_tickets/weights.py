@@ -78,8 +78,8 @@ def count_not_finite(tensor: Tensor) -> int:
     if not tensor.is_floating_point():
         return 0
     rows = torch.split(tensor.detach().reshape(-1), BLOCK)
-    # The sum of finite numbers is finite, or so large that counting is worth it.
-    return sum(int(r.isfinite().logical_not().sum()) for r in rows if not r.sum(dtype=torch.float64).isfinite())
+    # Where the sum is finite, all of them are; where it is not, they are counted.
+    return sum(int(r.isfinite().logical_not().sum()) for r in rows if not r.sum().isfinite())
 
 
 def half_precision(tensors: Mapping[str, Tensor]) -> str | None:

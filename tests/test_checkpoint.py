@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
 import os
 import pickle
 import signal
 import subprocess
 import sys
-import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -301,13 +301,15 @@ def test_error_of_another_kind_is_not_hidden(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
-    left, fresh = tmp_path / ".c.pt.abc.tmp", tmp_path / ".c.pt.def.tmp"
-    left.touch()
-    fresh.touch()
-    os.utime(left, (time.time() - checkpoint.STALE_SECONDS - 1,) * 2)
-    checkpoint.save(state(), tmp_path / "c.pt")
-    assert not left.exists() and fresh.exists()  # the fresh one may be another process's
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Also of a checkpoint with another name; not what a living process has locked, nor other files."""
+    left, locked, other = (tmp_path / f".{name}.abcd_123.tmp" for name in ("old.pt", "new.pt", "notes.txt"))
+    for path in (left, locked, other):
+        path.touch()
+    with open(locked) as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        checkpoint.save(state(), tmp_path / "c.pt")
+    assert {path.name for path in tmp_path.iterdir()} == {"c.pt", locked.name, other.name}
 
 
 KILLED = """
