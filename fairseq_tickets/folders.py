@@ -85,6 +85,13 @@ def filled_folder(path: PathLike, last: str, owned: Sequence[str] = ()) -> Itera
         sync(target.parent)
 
 
+def tidy(path: PathLike) -> None:
+    """Remove what a killed command left beside a folder that turned out to be whole, unless one is writing it now."""
+    if _beside(Path(path).resolve(), "lock").exists():
+        with contextlib.suppress(UserError), _stage(path):
+            pass  # who takes the lock removes the rest
+
+
 @contextlib.contextmanager
 def _stage(path: PathLike) -> Iterator[tuple[Path, Path]]:
     """The real path of the target and an empty folder beside it, under the target's lock; it is removed at the end."""
@@ -102,7 +109,7 @@ def _stage(path: PathLike) -> Iterator[tuple[Path, Path]]:
                 stage.mkdir()
                 yield target, stage
             finally:
-                shutil.rmtree(stage, ignore_errors=True)
+                _surely(lambda: shutil.rmtree(stage, ignore_errors=True))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -117,8 +124,19 @@ def _locked(target: Path, shown: PathLike) -> Iterator[None]:
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
-        lock.unlink(missing_ok=True)  # while it is held: whoever waits finds another file, or none, at this name
+        _surely(
+            lambda: lock.unlink(missing_ok=True)
+        )  # while it is held: whoever waits finds another file, or none, at this name
         os.close(handle)
+
+
+def _surely(clean: Callable[[], object]) -> None:
+    """Clean up, once more if Ctrl-C or a signal came in between."""
+    try:
+        clean()
+    except KeyboardInterrupt:
+        clean()
+        raise
 
 
 def _take(lock: Path, shown: PathLike) -> int:

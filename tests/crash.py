@@ -5,7 +5,8 @@ files through Python's `os` and `open` is counted, and strikes at the N-th chang
 
     KILL    the process is gone at once, as by SIGKILL or a power cut: no `finally` runs, buffers are lost
     STOP    KeyboardInterrupt, as by Ctrl-C or, in a command, SIGTERM
-    FULL    OSError: the disk is full; from then on every change that needs space fails so
+    FULL    OSError: the disk is full; from then on every change that needs space fails so (with none left to come,
+            the action may end well)
 
 Afterwards the same action runs once more without a strike, and must give byte for byte what it gives undisturbed::
 
@@ -77,7 +78,7 @@ def survive(
         if how == KILL:
             assert code == KILLED, f"{where}: ended with {code}"
         else:
-            assert code not in (0, KILLED), f"{where}: ended with {code}"
+            assert code != KILLED and (code or how == FULL), f"{where}: ended with {code}"
             left = {
                 name for name in set(tree(at, same)) - before if any(part.startswith(".") for part in Path(name).parts)
             }
@@ -92,10 +93,8 @@ def survive(
 
 
 def every(step: int) -> Callable[[int], Iterable[int]]:
-    """Points for `survive`: the first and last five, and every `step`-th between."""
-    return lambda count: sorted(
-        {*range(1, min(6, count + 1)), *range(max(1, count - 4), count + 1), *range(1, count, step)}
-    )
+    """Points for `survive`: the first, every `step`-th, and the last three, where things are put in their places."""
+    return lambda count: sorted({*range(1, count + 1, step), *range(max(1, count - 2), count + 1)})
 
 
 def tree(folder: Path, same: Callable[[Path], object] = Path.read_bytes) -> dict[str, object]:
@@ -187,7 +186,7 @@ class _Counter:
         if self.strike is None or self.count < self.strike:
             return
         if self.how == FULL:
-            if self.count == self.strike or name in NEED_SPACE:
+            if name in NEED_SPACE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         elif self.count == self.strike:
             if self.how == KILL:

@@ -95,13 +95,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(source: str | None, output: Path) -> Path:
-    """Folder of the imported model, imported unless it is there."""
-    folder = output / "model"
-    if not (folder / "model.pt").is_file():
-        from fairseq_tickets.convert import import_folder
+    """Folder of the imported model; imported unless it is there, whole and of this source."""
+    from fairseq_tickets.convert import import_folder
+    from fairseq_tickets.convert.source import transformer_folder
+    from fairseq_tickets.data.imported import is_import_of
+    from fairseq_tickets.folders import tidy
 
+    folder, read = output / "model", transformer_folder(source or _embedded_model())
+    if not is_import_of(folder, read):
         print(f"importing {source or 'MiniLM-L6'}", file=sys.stderr)
-        import_folder(source or _embedded_model(), folder)
+        import_folder(read, folder)
+    tidy(folder)
     return folder
 
 
@@ -116,12 +120,25 @@ def _embedded_model() -> Path:
 
 
 def _embedded_data(output: Path) -> Path:
-    folder = output / "glue"
-    if not (folder / EMBEDDED_TASK / "dev.tsv").is_file():
-        from fairseq_tickets.data.docstrings import write_origin
+    """Folder with the embedded task; written unless it is there and its files are those that its record says."""
+    from fairseq_tickets.data.docstrings import write_origin
+    from fairseq_tickets.files import read_json, sha256, write_json
 
+    folder = output / "glue"
+    task, record = folder / EMBEDDED_TASK, folder / EMBEDDED_TASK / "made.json"
+    files = [task / "train.tsv", task / "dev.tsv"]
+
+    def facts() -> dict[str, object]:
+        return {"sizes": list(EMBEDDED_SIZES), "files": {path.name: sha256(path) for path in files}}
+
+    try:
+        whole = read_json(record, "record") == facts()
+    except UserError:  # not there, or damaged
+        whole = False
+    if not whole:
         print("collecting sentences from the documentation of installed packages", file=sys.stderr)
-        write_origin(folder / EMBEDDED_TASK, *EMBEDDED_SIZES)
+        write_origin(task, *EMBEDDED_SIZES)
+        write_json(record, facts())
     return folder
 
 

@@ -10,6 +10,7 @@ from fairseq_tickets.convert.huggingface import BERT_TYPES, architecture_of, to_
 from fairseq_tickets.convert.shape import ModelConfig, count_parameters, fairseq_checkpoint
 from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer, read_source
 from fairseq_tickets.convert.vocabulary import Dictionary, Vocabulary, read_vocabulary, write_dictionary
+from fairseq_tickets.data.imported import IMPORT_FILE, IMPORT_FORMAT
 from fairseq_tickets.files import PathLike, sha256, write_json
 from fairseq_tickets.folders import filled_folder
 
@@ -53,7 +54,7 @@ def import_folder(source: PathLike, output: PathLike) -> ImportReport:
     architecture = architecture_of(read.config)
     vocabulary = read_vocabulary(read.folder, bert=architecture in BERT_TYPES)
     converted = to_fairseq(read.tensors, read.config, vocabulary)
-    with filled_folder(output, "import.json", TOKENIZER_FILES) as stage:
+    with filled_folder(output, IMPORT_FILE, TOKENIZER_FILES) as stage:
         tokenizer = copy_tokenizer(read.folder, stage)
         write_dictionary(stage / "dict.txt", converted.dictionary.symbols)
         save(fairseq_checkpoint(converted.tensors, converted.config), stage / "model.pt")
@@ -65,9 +66,9 @@ def import_folder(source: PathLike, output: PathLike) -> ImportReport:
             parameters=count_parameters(converted.tensors),
             notes=converted.notes,
             not_carried=converted.not_carried,
-            files=["model.pt", "dict.txt", "import.json", *tokenizer],
+            files=["model.pt", "dict.txt", IMPORT_FILE, *tokenizer],
         )
-        write_json(stage / "import.json", _record(report, vocabulary, converted.dictionary, read.checksums, stage))
+        write_json(stage / IMPORT_FILE, _record(report, vocabulary, converted.dictionary, read.checksums, stage))
     return report
 
 
@@ -79,7 +80,7 @@ def _record(
     stage: Path,
 ) -> dict[str, Any]:
     return {
-        "format": "fairseq-tickets/import",
+        "format": IMPORT_FORMAT,
         "version": 1,
         "architecture": report.architecture,
         "source": {"files": checksums},
@@ -92,6 +93,7 @@ def _record(
             "special": {symbol: vocabulary.words[number] for symbol, number in vocabulary.special.items()},
         },
         "checkpoint": {"file": "model.pt", "sha256": sha256(stage / "model.pt")},
+        "checksums": {path.name: sha256(path) for path in sorted(stage.iterdir())},
         "files": report.files,
         "notes": report.notes,
         "not_carried_over": report.not_carried,

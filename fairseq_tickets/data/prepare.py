@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from fairseq_tickets.data.binary import Vocabulary, write_binary, write_labels, write_scores
 from fairseq_tickets.data.folder import may_replace
+from fairseq_tickets.data.imported import check_imported
 from fairseq_tickets.data.prepared import TASK_FILE, TASK_FORMAT, VERSION, file_records
 from fairseq_tickets.data.readers import Examples, check_mostly_good, read_examples
 from fairseq_tickets.data.subset import nested_subset, subset_size
@@ -139,6 +140,8 @@ def _load(tokenizer: Path, dictionary: Path | None, folder: Path) -> tuple[Token
     """Tokenizer and dictionary as given, the dictionary copied into the new folder."""
     vocabulary = Vocabulary(dictionary if dictionary is not None else _dictionary_beside(tokenizer))
     chosen = fitting(load_tokenizer(tokenizer), vocabulary.words, vocabulary.path)
+    for path in (vocabulary.path, *chosen.files):
+        check_imported(path)
     (folder / "input0").mkdir()
     shutil.copyfile(vocabulary.path, folder / "input0" / "dict.txt")
     return chosen, vocabulary
