@@ -21,6 +21,7 @@ All three are divided by the number of examples, a constant that changes no rank
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Optional
 
@@ -34,6 +35,7 @@ from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.scores import ImportanceScores
 
 GRANULARITIES = ("example", "token", "batch")
+Gates = list[Optional[tuple[Tensor, Tensor, int]]]  # for each layer: head gate, FFN gate, batch size
 
 
 def importance_scores(
@@ -63,22 +65,47 @@ def importance_scores(
         UserError: no example, or a loss or derivative that is not finite, or a model that is already pruned.
         ValueError: unknown granularity, losses of the wrong shape, or a layer that `loss_fn` did not run.
     """
+    layers = encoder_layers(model)
+    gated = functools.partial(_gated, layers, granularity)
+    return gate_scores(model, _shape(layers), gated, batches, loss_fn, granularity, amp_dtype, progress)
+
+
+def gate_scores(
+    model: nn.Module,
+    shape: ModelShape,
+    gated: Callable[[], contextlib.AbstractContextManager[Gates]],
+    batches: Iterable[Any],
+    loss_fn: Callable[[Any], Tensor],
+    granularity: str = "example",
+    amp_dtype: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ImportanceScores:
+    """`importance_scores` of a model of any kind: how it takes its gates is given.
+
+    Args:
+        shape: the whole model's.
+        gated: opens a context in which each forward pass of the model fills the yielded list of gates anew.
+        model, batches, loss_fn, granularity, amp_dtype, progress: as in `importance_scores`; `gated` knows the
+            granularity.
+
+    Raises:
+        UserError, ValueError: as `importance_scores`.
+    """
     if granularity not in GRANULARITIES:
         raise ValueError(f"granularity is {granularity!r}; it must be one of {', '.join(GRANULARITIES)}")
-    layers = encoder_layers(model)
-    shape = _shape(layers)
     width = shape.heads + 1  # a row holds a layer's heads, then its FFN
     total = torch.zeros(shape.layers, width, dtype=torch.float64)
     examples = 0
-    with frozen(model), _gated(layers, granularity) as gates, torch.enable_grad():
+    device = next(model.parameters()).device
+    with frozen(model), gated() as gates, torch.enable_grad():
         scale = FLOAT16_SCALE if amp_dtype == torch.float16 else 1.0
         for batch in batches:
-            rows, size, scale = _batch_sums(layers, gates, batch, loss_fn, amp_dtype, scale)
+            rows, size, scale = _batch_sums(device, gates, batch, loss_fn, amp_dtype, scale)
             total += rows
             examples += size
             if progress is not None:
                 progress(size)
-    total, examples = sum_over_workers(total, examples, next(model.parameters()).device)
+    total, examples = sum_over_workers(total, examples, device)
     if examples == 0:
         raise UserError("importance: there are no examples to score; at least 1 is needed")
     mean = (total / examples).numpy()
@@ -86,11 +113,8 @@ def importance_scores(
     return ImportanceScores(mean[:, :-1].copy(), mean[:, -1].copy(), examples, provenance)
 
 
-Gates = list[Optional[tuple[Tensor, Tensor, int]]]  # for each layer: head gate, FFN gate, batch size
-
-
 def _batch_sums(
-    layers: Sequence[TicketEncoderLayer],
+    device: torch.device,
     gates: Gates,
     batch: Any,
     loss_fn: Callable[[Any], Tensor],
@@ -98,9 +122,9 @@ def _batch_sums(
     scale: float,
 ) -> tuple[Tensor, int, float]:
     """Sums of |∂L/∂mask| over a batch, float64 (layers, heads + 1); its examples; the next loss scale."""
-    device = next(layers[0].parameters()).device
+    layers = len(gates)
     while True:
-        gates[:] = [None] * len(layers)
+        gates[:] = [None] * layers
         with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
             losses = loss_fn(batch)
         if losses.dim() != 1:
@@ -108,7 +132,7 @@ def _batch_sums(
         if not torch.isfinite(losses).all():
             raise UserError("importance: the loss of an example is not finite; is the checkpoint damaged?")
         run = [gate for gate in gates if gate is not None]
-        if len(run) != len(layers):
+        if len(run) != layers:
             raise ValueError("loss_fn did not run every encoder layer of the model")
         if any(examples != losses.numel() for _, _, examples in run):
             raise ValueError(f"loss_fn gave {losses.numel()} losses for a batch of {run[0][2]} examples")
