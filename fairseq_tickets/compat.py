@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import difflib
 import functools
 import importlib
 import importlib.abc
@@ -286,21 +287,67 @@ def _patch_plugin_scan(module: Any) -> None:
     applied.append("hydra finds its plugins without find_module")
 
 
-def _patch_hydra_train(module: Any) -> None:
-    """fairseq_cli.hydra_train: what is still `???` is said at the start, for the tasks of this package."""
-    original = module._hydra_main
+def _patch_defaults(module: Any) -> None:
+    """fairseq.dataclass.initialize: what is still `???` is said at the start, for the tasks of this package."""
+    original = module.add_defaults
 
     @functools.wraps(original)
-    def _hydra_main(cfg: Any, **options: Any) -> Any:
+    def add_defaults(cfg: Any) -> None:
         groups = {name: group for name, group in module.OmegaConf.to_container(cfg).items() if isinstance(group, dict)}
         if str(groups.get("task", {}).get("_name")).startswith("ticket_"):
             missing = [f"{name}.{key}" for name, group in groups.items() for key in group if group[key] == "???"]
             if missing:
                 raise UserError(f"no value for {', '.join(missing)}: give it on the command line, {missing[0]}=...")
-        return original(cfg, **options)
+        original(cfg)
 
-    module._hydra_main = _hydra_main
+    module.add_defaults = add_defaults
     applied.append("values that a YAML leaves open are asked for")
+
+
+def _patch_merge(module: Any) -> None:
+    """fairseq.dataclass.utils: an option that a component doesn't have, or of another kind, is one clear line."""
+    original = module.merge_with_parent
+
+    @functools.wraps(original)
+    def merge_with_parent(dc: Any, cfg: Any, remove_missing: bool = False) -> Any:
+        try:
+            return original(dc, cfg, remove_missing)
+        except Exception as error:  # omegaconf's classes of errors differ by version
+            if not type(error).__module__.startswith("omegaconf."):
+                raise
+            known = [name for name in getattr(dc, "__dataclass_fields__", {}) if name != "_name"]
+            strange = [str(name) for name in cfg if known and name not in known and name != "_name"]
+            where = cfg.get("_name") or "the config"
+            if not strange:
+                raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+            close = difflib.get_close_matches(strange[0], known, 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"{where} has no option {strange[0]}: {hint}its options are {', '.join(known)}") from error
+
+    module.merge_with_parent = merge_with_parent
+    applied.append("an unknown option in a YAML is one clear line")
+
+
+def _patch_help(module: Any) -> None:
+    """fairseq.options: `--help` shows the options of the chosen task, model, criterion and optimizer too."""
+    original = module.parse_args_and_arch
+
+    @functools.wraps(original)
+    def parse_args_and_arch(parser: Any, input_args: Any = None, *args: Any, **options: Any) -> Any:
+        words = sys.argv[1:] if input_args is None else list(input_args)
+        if not {"-h", "--help"} & set(words):
+            return original(parser, input_args, *args, **options)
+        first = parser.parse_known_args
+
+        def find_components(_: Any = None, namespace: Any = None) -> Any:
+            parser.parse_known_args = first  # the second time it knows all options, and prints them
+            return first([word for word in words if word not in ("-h", "--help")], namespace)
+
+        parser.parse_known_args = find_components
+        return original(parser, input_args, *args, **options)
+
+    module.parse_args_and_arch = parse_args_and_arch
+    applied.append("--help shows the options of the chosen components")
 
 
 def _patch_checkpoints(module: Any) -> None:
@@ -398,8 +445,10 @@ def _check_logging(key: str, item: Any) -> None:
 
 
 PATCHES: dict[str, Callable[[Any], None]] = {
-    "fairseq_cli.hydra_train": _patch_hydra_train,
     "fairseq.checkpoint_utils": _patch_checkpoints,
+    "fairseq.dataclass.initialize": _patch_defaults,
+    "fairseq.dataclass.utils": _patch_merge,
+    "fairseq.options": _patch_help,
     "fairseq.utils": _patch_user_dir,
     "hydra._internal.utils": _patch_hydra_report,
     "hydra.core.utils": _patch_logging,

@@ -29,6 +29,7 @@ COMMANDS = {
     "table": ("table", "make the papers' tables from result files"),
     "plot": ("plot", "make the papers' figures from result and ticket files"),
     "export": ("export", "write a plain dense checkpoint, a Hugging Face folder, a small delta file or a peft adapter"),
+    "options": ("options", "print every option of the tasks, architectures, criteria and optimizer for fairseq-train"),
     "demo": ("demo", "the whole road on an embedded model and data: what `make demo` runs"),
     "user-dir": ("user_dir", "print the folder for fairseq-train --user-dir"),
     "doctor": ("doctor", "print versions, what is patched, and what is wrong with advice"),

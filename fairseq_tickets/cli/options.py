@@ -1,0 +1,108 @@
+"""`fairseq-tickets options`: every option of our tasks, architectures, criteria and optimizer, from their configs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from enum import Enum
+from typing import Any
+
+from fairseq_tickets.errors import UserError
+
+DESCRIPTION = """Print the options of this package's fairseq components: name, values, default, what it does.
+
+  fairseq-tickets options                                   the components
+  fairseq-tickets options ticket_sentence_prediction        its options, as task and as criterion
+  fairseq-tickets options optimizer/ticket --json
+
+Names are fairseq-train's; in a hydra YAML or override, --l1-weight of a criterion is criterion.l1_weight.
+fairseq-train --help --task ... --arch ... --criterion ... shows them too, among fairseq's own."""
+
+KINDS = ("task", "arch", "criterion", "optimizer")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which components."""
+    parser.add_argument("components", nargs="*", metavar="COMPONENT", help="names, or KIND/NAME; default: list all")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the components, or options of some."""
+    known = components()
+    if not args.components:
+        names = {kind: [name for of, name in known if of == kind] for kind in KINDS}
+        print(json.dumps(names, indent=1) if args.json else "\n".join(f"{k}: {', '.join(n)}" for k, n in names.items()))
+        return 0
+    wanted = []
+    for asked in args.components:
+        found = [place for place in known if asked in (place[1], "/".join(place))]
+        if not found:
+            choice = ", ".join(dict.fromkeys(name for _, name in known))
+            raise UserError(f"no component {asked}; choose from {choice}, also as KIND/NAME ({', '.join(KINDS)})")
+        wanted += [place for place in found if place not in wanted]
+    tables = {"/".join(place): rows_of(known[place]) for place in wanted}
+    print(json.dumps(tables, indent=1) if args.json else "\n\n".join(text_of(n, rows) for n, rows in tables.items()))
+    return 0
+
+
+def components() -> dict[tuple[str, str], Any]:
+    """(kind, name) -> dataclass of everything that this package registers with fairseq."""
+    from fairseq.models import MODEL_DATACLASS_REGISTRY
+    from fairseq.registry import REGISTRIES
+    from fairseq.tasks import TASK_DATACLASS_REGISTRY
+
+    from fairseq_tickets import plugin  # noqa: F401  (registers the components)
+
+    registries = {
+        "task": TASK_DATACLASS_REGISTRY,
+        "arch": MODEL_DATACLASS_REGISTRY,
+        **{kind: REGISTRIES[kind]["dataclass_registry"] for kind in ("criterion", "optimizer")},
+    }
+    return {
+        (kind, name): config
+        for kind, registry in registries.items()
+        for name, config in registry.items()
+        if config.__module__.startswith("fairseq_tickets.")
+    }
+
+
+def rows_of(config: Any) -> list[dict[str, Any]]:
+    """An option a row: name, values (choices or kind), default and help; what another section gives is left out."""
+    made = config()
+    rows = []
+    for name in config.__dataclass_fields__:
+        default = made._get_default(name)
+        if name == "_name" or (isinstance(default, str) and default.startswith("${")):
+            continue
+        kind = made._get_type(name)
+        choices = list(kind) if isinstance(kind, type) and issubclass(kind, Enum) else made._get_choices(name)
+        rows.append(
+            {
+                "option": made._get_argparse_alias(name) or f"--{name.replace('_', '-')}",
+                "values": [str(choice) for choice in choices] if choices else kind_of(kind),
+                "default": default if isinstance(default, (int, float, bool, type(None))) else str(default),
+                "help": " ".join(str(made._get_help(name) or "").split()),
+            }
+        )
+    return rows
+
+
+def kind_of(annotation: Any) -> str:
+    """A type in a word: "int", "float", "text", "flag"."""
+    text = str(getattr(annotation, "__name__", annotation)) + str(getattr(annotation, "__args__", ""))
+    words = {"bool": "flag", "int": "int", "float": "float", "str": "text"}
+    return next((word for kind, word in words.items() if kind in text), "text")
+
+
+def text_of(name: str, rows: list[dict[str, Any]]) -> str:
+    """Options of one component as text, an option a paragraph."""
+    import textwrap
+
+    lines = [f"{name}:"]
+    for row in rows:
+        values = "{" + ",".join(row["values"]) + "}" if isinstance(row["values"], list) else row["values"]
+        default = "none" if row["default"] is None else row["default"]
+        lines.append(f"  {row['option']} {values} (default: {default})")
+        lines += textwrap.wrap(row["help"], 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
