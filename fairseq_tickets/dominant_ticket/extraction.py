@@ -32,6 +32,7 @@ from fairseq_tickets.parameters import (
     parse,
 )
 from fairseq_tickets.tickets import DominantTicket
+from fairseq_tickets.weights import FULL, HALF, WIDEN
 
 DEFAULT_SIGMA = 5e-5
 BLOCK = 1 << 18  # elements; 1 MB of float32, so that the temporary tensors stay in the cache
@@ -272,11 +273,14 @@ def _check_tensor(tensors: Mapping[str, Tensor], name: str, size: tuple[int, ...
     if tuple(tensor.shape) != size:
         expected = " x ".join(map(str, size))
         raise UserError(f"the {which} checkpoint's {name} is {_size(tensor)}; it must be {expected}")
-    if tensor.dtype not in (torch.float32, torch.float64):
+    if tensor.dtype not in (*FULL, *HALF):
+        raise UserError(f"the {which} checkpoint's {name} is {str(tensor.dtype)[6:]}; weights are float32 or float64")
+    if tensor.dtype in HALF:
         raise UserError(
             f"the {which} checkpoint is in half precision ({name} is {str(tensor.dtype).replace('torch.', '')}), "
             "which cannot resolve sigma: near 0.1 float16 numbers lie 6e-5 apart and bfloat16 numbers 5e-4; "
-            "fine-tune with float32 weights (--amp keeps them, --fp16 does not)"
+            "fine-tune with float32 weights (--amp keeps them, --fp16 does not), and from them: "
+            f"{WIDEN}"
         )
 
 

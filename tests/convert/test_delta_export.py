@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def test_there_and_back(files: dict[str, Path], capsys: pytest.CaptureFixture[st
     batch = tokens()
     logits = stock_fairseq(files["merged"]).predict(HEAD, batch, return_logits=True)
     torch.testing.assert_close(logits, model.eval()(batch, classification_head_name=HEAD)[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("to", ["delta", "hf", "fairseq"])
+def test_a_disk_that_takes_no_more_is_one_line(
+    files: dict[str, Path], to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / {"delta": "d.safetensors", "hf": "hf", "fairseq": "out.pt"}[to]
+    words = CUT if to == "delta" else ("--checkpoint", "tuned.pt", "--to", to)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        assert main(arguments(files, *words, "--output", str(out))) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1 and "cannot write" in lines[0] and "File too large" in lines[0]
+    assert not out.exists() and not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_model_that_moved_outside_its_ticket_is_refused(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fairseq_tickets import checkpoint
@@ -134,6 +136,24 @@ def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
     saved = checkpoint.load(tmp_path / "out" / "model.pt")["model"]
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     assert any("widened" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.fill_(torch.nan), "values that are NaN or infinite"),
+        (lambda w: w.char(), "is int8; weights are float32 or float64"),
+        (lambda w: w.to(torch.float8_e4m3fn), "is float8_e4m3fn; weights are"),
+    ],
+)
+def test_numbers_that_are_no_weights(change: Callable[[Tensor], Tensor], said: str, tmp_path: Path) -> None:
+    folder = write_folder(hf_model("Roberta", "Model"), tmp_path / "hf")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("output.dense.weight"))
+    save_file({**weights, name: change(weights[name])}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"model.safetensors.*{name}.*{said}|{name} has .*{said}"):
+        import_folder(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("part", ["", "0_Transformer"])
