@@ -27,7 +27,7 @@ help:
 	@echo "make rte GLUE_DIR=...   the same on GLUE's RTE (also: make mrpc)"
 	@echo "make test        the fast tests (GLUE_DIR=... adds those on real data)"
 	@echo "make test-slow   the long ones"
-	@echo "make fuzz        mutated files into every reader, for FUZZ_SECONDS (600) in all"
+	@echo "make fuzz        mutated files into every reader, for FUZZ_SECONDS (600) in all; commands struck at every write"
 	@echo "make test-pythons   the fast tests on every Python from 3.9 to 3.13 that is there (noxfile.py; GBs in .nox)"
 	@echo "make check       ruff and mypy        make format   ruff, writing"
 	@echo "make bench       speed and memory, hours: benchmarks/*.py at full size, figures in runs/bench;"
@@ -66,7 +66,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 fuzz: $(READY)
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz tests/test_crashes.py $(PYTEST_ARGS)
 
 test-pythons: $(READY)
 	$(BIN)/nox $(NOX_ARGS) $(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
