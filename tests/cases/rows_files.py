@@ -169,7 +169,19 @@ RESULTS = (
     Case("results in words of a run's help", results(), ("fairseq-tickets", "table", "1", "r.json"),
          "table 1: must be one of .*S1, S2"),
 )  # fmt: skip
+
+
+def index(toy: Toy, at: Path) -> None:
+    (at / "hf").mkdir()
+    (at / "hf" / "config.json").write_text('{"model_type": "bert"}')
+    (at / "hf" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a\\u0000b.safetensors"}}')
+
+
 PROTOCOLS = (
+    Case("a long experiment name", text("p.yaml", f"experiment: {'x' * 300}\nmodel: {{path: m}}\n"), RUN,
+         "p.yaml: experiment is 'xxx.*at most 100 printable characters"),
+    Case("a weight file with NUL in its name", index, ("fairseq-tickets", "import", "--model", "hf", "--output", "o"),
+         "index.json names 'a.x00b.safetensors'; its files must be in the same folder"),
     Case("a protocol nested deep", text("p.yaml", DEEP), RUN, "nested deeper than 64"),
     Case("a protocol with keys twice", text("p.yaml", "a: 1\nb: 2\na: 3\n"), RUN, "line 3: the key 'a' stands twice"),
     Case("a protocol that calls", text("p.yaml", "a: !!python/object/apply:os.getcwd []"), RUN, "line 1: the tag"),
