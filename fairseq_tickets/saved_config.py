@@ -45,9 +45,9 @@ MODEL = {
     "quant_noise_scalar layernorm_eps",
     REAL: "mha_reg_scale_factor ffn_reg_scale_factor mha_heads_to_keep ffn_blocks_to_remove",
     FLAG: "encoder_normalize_before layernorm_embedding load_checkpoint_heads untie_weights_roberta "
-    "encoder_learned_pos no_token_positional_embeddings recompute_attention "
+    "encoder_learned_pos no_token_positional_embeddings "
     "spectral_norm_classification_head no_scale_embedding adaptive_input",
-    WORD: "activation_fn pooler_activation_fn finetune_from_model",
+    WORD: "activation_fn pooler_activation_fn finetune_from_model recompute_attention",
 }
 KINDS = {name: kind for kind, names in MODEL.items() for name in names.split()}
 # of the arguments in older checkpoints, what tasks and criteria for sentences read beside the model's
@@ -101,8 +101,12 @@ def _section(section: str, value: Any, source: str) -> Any:
     if section == "model":
         made: Any = _model(options, f"{source}: cfg.model", required=True)
         return Namespace(**made) if isinstance(value, Namespace) else made
-    if section in NAMES and isinstance(value, Namespace):  # of tasks without a config class: all arguments
-        return _arguments(value, source)
+    if section in NAMES and isinstance(value, Namespace):  # of components without a config class: all arguments
+        named = {"_name": options["_name"]} if "_name" in options else {}
+        for name in named.values():
+            _check_name(section, name, source)
+        made = _arguments(Namespace(**{key: item for key, item in options.items() if key != "_name"}), source)
+        return Namespace(**vars(made), **named)
     if section in NAMES:
         _check_name(section, options.get("_name"), source)
     plain = {str(name): _plain(str(name), item, f"{source}: cfg.{section}", 0) for name, item in options.items()}

@@ -19,7 +19,7 @@ from fairseq_tickets.parameters import MATRICES, ModelShape
 from fairseq_tickets.tickets import DominantTicket, SuperTicket
 
 from ..plugin import toy
-from ..plugin.training import predictions
+from ..plugin.training import predictions, train
 from .case import Case
 
 Make = Callable[[Path, Path], None]
@@ -165,6 +165,11 @@ def tuned(toy_folder: Path, at: Path) -> None:
     checkpoint.save(state, at / "before.pt")
 
 
+def with_adamax(toy_folder: Path, at: Path) -> None:
+    """A run with an optimizer of fairseq's older kind."""
+    train(toy_folder / "data", at / "run", toy_folder / "model.pt", "--optimizer", "adamax", "--max-epoch", "1")
+
+
 OTHER = r"--save-dir saved holds another run \(checkpoint_last.pt\): "
 L1 = ("--criterion", "ticket_sentence_prediction_l1")
 YES_NO = {"train": [[0], [1]] * 4, "valid": [[0], [0], [0], [1], [0]]}
@@ -255,6 +260,12 @@ ROWS = (
         base(layernorm_eps=1e-12),
         ("fairseq-train", "{toy}/data", "base.pt", "--arch", "roberta"),
         "contradicts base.pt|epsilon 1e-12",
+    ),
+    Case(
+        "restored from a run with adamax, which has no config class",
+        with_adamax,
+        ("fairseq-train", "{toy}/data", "-", "--restore-file", "run/checkpoint_last.pt", *RESET, "--max-epoch", "1"),
+        code=0,
     ),
     # dictionaries and files beside a model
     Case(
