@@ -82,10 +82,17 @@ def rows_of(config: Any) -> list[dict[str, Any]]:
                 "option": made._get_argparse_alias(name) or f"--{name.replace('_', '-')}",
                 "values": [str(choice) for choice in choices] if choices else kind_of(kind),
                 "default": default if isinstance(default, (int, float, bool, type(None))) else str(default),
-                "help": " ".join(str(made._get_help(name) or "").split()),
+                "help": help_of(config, name),
             }
         )
     return rows
+
+
+def help_of(config: Any, name: str) -> str:
+    """What an option does; a subclass that only changes a default says it as its base does."""
+    fields = (getattr(cls, "__dataclass_fields__", {}).get(name) for cls in config.__mro__)
+    texts = (field.metadata.get("help") for field in fields if field is not None)
+    return " ".join(str(next((text for text in texts if text), "")).split())
 
 
 def kind_of(annotation: Any) -> str:

@@ -259,3 +259,13 @@ def test_latex_escapes():
     text = render(Table("t", columns("a_b", "W^FC1"), [[Cell("5% & #1", True), Cell("1±2")]]), "latex")
     assert "a\\_b & $W^{\\mathrm{FC1}}$ \\\\" in text
     assert "\\textbf{5\\% \\& \\#1} & 1$\\pm$2 \\\\" in text
+
+
+def test_runs_that_predict_one_class_are_told():
+    contents = single_task_runs(seeds=2)
+    for epoch in contents[0]["epochs"]:
+        epoch["valid"]["classes_predicted"] = 1 if epoch["epoch"] == contents[0]["best_epoch"] else 2
+    results = [result_from_json(content, f"{place}.json") for place, content in enumerate(contents)]
+    assert [r.single_class_prediction for r in results] == [True] + [False] * (len(results) - 1)
+    notes = result_table("levels", results).notes
+    assert [note for note in notes if note.startswith(f"1 of {len(results)} runs predict one class only")]

@@ -212,3 +212,9 @@ def test_report_of_a_model_that_hardly_moved():
     result = report(base, tuned, 2, SIGMA)
     assert result["all"].quantiles[0.5] == 0.0 and result["k_proj"].largest == 0.0
     assert result["fc1"].above_sigma == 17 / (3 * (10 * 6 + 10))
+
+
+def test_a_sigma_below_the_learning_rate_is_told():
+    """The paper's σ 5e-5 fits its learning rates of 1e-5 to 5e-5, and not ten times that."""
+    assert extraction.sigma_hint(5e-5, 5e-5) is None and extraction.sigma_hint(5e-5, None) is None
+    assert "sigma 5e-05 is below the learning rate 0.0005" in str(extraction.sigma_hint(5e-5, 5e-4))
