@@ -96,6 +96,16 @@ def pairwise(tickets: Mapping[str, Ticket], measure: str) -> list[list[float]]:
     return [[jaccard(a, b, measure) for b in blocks] for a in blocks]
 
 
+def similarity(a: Ticket, b: Ticket) -> dict[str, float]:
+    """How alike two tickets are: the Jaccard similarity by every measure of their kind.
+
+    Raises:
+        UserError: they are of different kinds or model sizes.
+    """
+    tickets = {"the first ticket": a, "the second ticket": b}
+    return {measure: pairwise(tickets, measure)[0][1] for measure in measures_for(tickets)}
+
+
 def mean_similarity(matrix: Sequence[Sequence[float]]) -> float:
     """Mean over the pairs above the diagonal."""
     return spread([matrix[i][j] for i in range(len(matrix)) for j in range(i + 1, len(matrix))]).mean

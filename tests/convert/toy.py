@@ -46,7 +46,7 @@ def hf_model(kind: str, cls: str, **settings: Any) -> Any:
 
     words = BERT_WORDS if kind == "Bert" else ROBERTA_WORDS
     ids = {"pad_token_id": 0} if kind == "Bert" else {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-    config = getattr(transformers, f"{kind}Config")(vocab_size=len(words), **{**SIZES, **ids, **settings})
+    config = getattr(transformers, f"{kind}Config")(**{"vocab_size": len(words), **SIZES, **ids, **settings})
     torch.manual_seed(3)
     model = getattr(transformers, f"{kind}{cls}")(config)
     with torch.no_grad():
