@@ -1,6 +1,6 @@
 """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2.1), with dropout of its weights.
 
-    O = D V,   D = M ∘ P / s,   P = softmax(Q Kᵀ / √d + B)
+    O = D V / s,   D = P ∘ M,   P = softmax(Q Kᵀ / √d + B)
 
 M is a random mask of 0 and 1, s the probability of 1; B, where there is one, depends on the positions alone (see
 relative_position.py). On a CPU PyTorch has no fast kernel with dropout: its general one takes, in bf16, as long as all
@@ -78,25 +78,23 @@ class _Attention(torch.autograd.Function):
         q, k, v = (_heads(x, heads).reshape(batch * heads, x.shape[1], -1) for x in (q, k, v))
         state = torch.get_rng_state() if recompute and dropout else None
         p = _weights(q, k, bias, padding_mask)
-        mask = _drawn(p, dropout, None)
+        d = _dropped(p, dropout)
         ctx.heads, ctx.dropout, ctx.state, ctx.padding_mask = heads, dropout, state, padding_mask
-        ctx.save_for_backward(q, k, v, bias, *(() if recompute else (p, mask)))
-        return _joined(_scaled(p if mask is None else p * mask, v, dropout), batch)
+        ctx.save_for_backward(q, k, v, bias, *(() if recompute else (p, d)))
+        return _joined(_product(d, v, _scale(dropout)), batch)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Optional[Tensor], ...]:
         q, k, v, bias, *kept = ctx.saved_tensors
-        p, mask = kept if kept else (_weights(q, k, bias, ctx.padding_mask), None)
-        if not kept:
-            mask = _drawn(p, ctx.dropout, ctx.state)
+        p, d = kept or _weights_again(ctx, q, k, bias)
         batch = gradient.shape[0]
         gradient = _heads(gradient, ctx.heads).reshape(q.shape)
-        for_v = _scaled((p if mask is None else p * mask).transpose(1, 2), gradient, ctx.dropout)
-        for_p = _scaled(gradient, v.transpose(1, 2), ctx.dropout)
-        if mask is not None:
-            for_p.mul_(mask)
-        for_scores = torch.ops.aten._softmax_backward_data(for_p, p, -1, p.dtype)
+        for_v = _product(d.transpose(1, 2), gradient, _scale(ctx.dropout))
+        for_d = _product(gradient, v.transpose(1, 2), _scale(ctx.dropout))
+        # ∂S = P ∘ (∂P - Σ_j P ∘ ∂P) with ∂P = M ∘ ∂D, where P ∘ M = D
+        through = for_d.mul_(d)
+        for_scores = through.addcmul_(p, through.sum(-1, keepdim=True), value=-1)
         root = q.shape[-1] ** -0.5
         for_q, for_k = _product(for_scores, k, root), _product(for_scores.transpose(1, 2), q, root)
         for_bias = for_scores.view(batch, ctx.heads, *p.shape[1:]).sum(0, True) if ctx.needs_input_grad[3] else None
@@ -115,15 +113,19 @@ def _weights(q: Tensor, k: Tensor, bias: Optional[Tensor], padding_mask: Optiona
     return scores.softmax(-1)
 
 
-def _drawn(p: Tensor, dropout: float, state: Optional[Tensor]) -> Optional[Tensor]:
-    """M, or None without dropout; with a state of the generator, the one that was drawn there."""
-    if not dropout:
-        return None
-    if state is None:
-        return keep_mask(p, dropout)
+def _dropped(p: Tensor, dropout: float) -> Tensor:
+    """P ∘ M with a mask that is drawn now; P itself without dropout."""
+    return p * keep_mask(p, dropout) if dropout else p
+
+
+def _weights_again(ctx: Any, q: Tensor, k: Tensor, bias: Optional[Tensor]) -> tuple[Tensor, Tensor]:
+    """P and P ∘ M once more, with the mask that was drawn before."""
+    p = _weights(q, k, bias, ctx.padding_mask)
+    if ctx.state is None:
+        return p, p
     with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(state)
-        return keep_mask(p, dropout)
+        torch.set_rng_state(ctx.state)
+        return p, _dropped(p, ctx.dropout)
 
 
 def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
@@ -131,9 +133,10 @@ def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
     return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=factor)
 
 
-def _scaled(a: Tensor, b: Tensor, dropout: float) -> Tensor:
+def _scale(dropout: float) -> float:
+    """1 / s."""
     share = kept_share(dropout)
-    return _product(a, b, 1.0 / share if share > 0.0 else 0.0)
+    return 1.0 / share if share > 0.0 else 0.0
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

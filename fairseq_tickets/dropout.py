@@ -70,6 +70,11 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+def _times(x: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """x · mask · scale in one pass over memory."""
+    return torch.addcmul(x.new_zeros(()), x, mask, value=scale)
+
+
 def _scale(p: float) -> float:
     share = kept_share(p)
     return 1.0 / share if share > 0.0 else 0.0
@@ -81,13 +86,13 @@ class _Dropout(torch.autograd.Function):
         mask = keep_mask(x, p)
         ctx.scale = _scale(p)
         ctx.save_for_backward(mask)
-        return (x * mask).mul_(ctx.scale)
+        return _times(x, mask, ctx.scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
-        return (gradient * mask).mul_(ctx.scale), None
+        return _times(gradient, mask, ctx.scale), None
 
 
 class _AddDropped(torch.autograd.Function):
@@ -102,4 +107,4 @@ class _AddDropped(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         (mask,) = ctx.saved_tensors
-        return gradient, (gradient * mask).mul_(ctx.scale), None
+        return gradient, _times(gradient, mask, ctx.scale), None

@@ -121,7 +121,7 @@ def kept(**options: Any) -> int:
 def test_what_is_kept() -> None:
     inputs_alone = 3 * BATCH * TOKENS * HEADS * HEAD * 8
     assert kept(recompute=True) == inputs_alone
-    assert kept(recompute=False) == inputs_alone + 2 * BATCH * HEADS * TOKENS * TOKENS * 8  # weights and mask
+    assert kept(recompute=False) == inputs_alone + 2 * BATCH * HEADS * TOKENS * TOKENS * 8  # P and P ∘ M
 
 
 def test_older_pytorch_has_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
