@@ -115,7 +115,7 @@ def _weights(q: Tensor, k: Tensor, bias: Optional[Tensor], padding_mask: Optiona
 
 def _dropped(p: Tensor, dropout: float) -> Tensor:
     """P ∘ M with a mask that is drawn now; P itself without dropout."""
-    return p * keep_mask(p, dropout) if dropout else p
+    return p * keep_mask(p.shape, dropout) if dropout else p
 
 
 def _weights_again(ctx: Any, q: Tensor, k: Tensor, bias: Optional[Tensor]) -> tuple[Tensor, Tensor]:

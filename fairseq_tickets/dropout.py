@@ -10,6 +10,7 @@ GPUs have a fused kernel of their own, which is used there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,9 +25,9 @@ def kept_share(p: float) -> float:
     return 1.0 - round(p * STEPS) / STEPS
 
 
-def keep_mask(like: Tensor, p: float) -> Tensor:
-    """A random tensor of 1, with probability `kept_share(p)`, and 0; shape and type of `like`, contiguous, on a CPU."""
-    mask = torch.empty(like.shape, dtype=like.dtype)
+def keep_mask(shape: Sequence[int], p: float) -> Tensor:
+    """A random tensor of 1, with probability `kept_share(p)`, and 0, on a CPU; in bf16, so that it is small."""
+    mask = torch.empty(shape, dtype=torch.bfloat16)
     if kept_share(p) <= 0.0:
         return mask.zero_()
     words = torch.empty(-(-mask.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -83,7 +84,7 @@ def _scale(p: float) -> float:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        mask = keep_mask(x, p)
+        mask = keep_mask(x.shape, p)
         ctx.scale = _scale(p)
         ctx.save_for_backward(mask)
         return _times(x, mask, ctx.scale)
@@ -98,7 +99,7 @@ class _Dropout(torch.autograd.Function):
 class _AddDropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, p: float) -> Tensor:
-        mask = keep_mask(z, p)
+        mask = keep_mask(z.shape, p)
         ctx.scale = _scale(p)
         ctx.save_for_backward(mask)
         return torch.addcmul(x, z, mask, value=ctx.scale)

@@ -38,8 +38,8 @@ class SelfAttention(nn.Module):
         position_bias: None, or (1, heads, tokens, tokens), added to the scores of every example; see
             relative_position.py. Set by the encoder for each forward pass.
         recompute: one of RECOMPUTE: keep no attention weights for the backward pass, but work them out again; "auto"
-            does so from RECOMPUTE_FROM tokens on, where they would be most of what the layer keeps. On a CPU alone:
-            a GPU's fused kernel keeps none in any case.
+            does so in float32, where that costs 1 or 2 % of a step, and from RECOMPUTE_FROM tokens on, where they would
+            be most of what the layer keeps. On a CPU alone: a GPU's fused kernel keeps none in any case.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -78,7 +78,8 @@ class SelfAttention(nn.Module):
         heads = len(self.kept_heads)
         q, k, v = self.q_proj(asking), self.k_proj(x), self.v_proj(x)  # (batch, tokens, heads * head_dim)
         bias = None if self.position_bias is None else self.position_bias[:, self.kept_heads, :tokens].to(q.dtype)
-        again = self.recompute == "always" or (self.recompute == "auto" and x.shape[1] >= RECOMPUTE_FROM)
+        pays = x.shape[1] >= RECOMPUTE_FROM or q.dtype == torch.float32
+        again = self.recompute == "always" or (self.recompute == "auto" and pays)
         a = attention(q, k, v, heads, padding_mask, bias, self.dropout if self.training else 0.0, again)
         if self.head_gate is not None:
             gate = self.head_gate[:, :tokens].unsqueeze(-1).to(a.dtype)  # (1 or batch, 1 or tokens, heads, 1)

@@ -60,7 +60,7 @@ def test_values_and_gradients(queries: int, padded: bool, biased: bool, dropout:
     q, k, v, padding = inputs(queries)
     bias = position_bias(queries) if biased else None
     torch.manual_seed(7)
-    mask = keep_mask(torch.empty(BATCH * HEADS, queries, TOKENS), P).double() if dropout else None
+    mask = keep_mask((BATCH * HEADS, queries, TOKENS), P).double() if dropout else None
     torch.manual_seed(7)
     found = attention(q, k, v, HEADS, padding if padded else None, bias, dropout, recompute)
     expected = written_out(q, k, v, padding if padded else None, bias, mask)
