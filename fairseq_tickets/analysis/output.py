@@ -36,15 +36,23 @@ def emit(text: str, output: str | None) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def filtered_results(paths: Sequence[str], model: str | None = None, experiment: str | None = None) -> list[Result]:
-    """Result files of one model or experiment, or all; UserError when none is left."""
+def filtered_results(
+    paths: Sequence[str],
+    model: str | None = None,
+    experiment: str | None = None,
+    task: Sequence[str] = (),
+    seed: Sequence[int] = (),
+) -> list[Result]:
+    """Results of one model, experiment, some tasks or seeds, or all; UserError when none is left."""
     results = load_results(paths)
-    for name, value in (("model", model), ("experiment", experiment)):
-        if value is not None:
+    for name, wanted in (("model", model), ("experiment", experiment), ("task", task), ("seed", seed)):
+        if wanted:
             known = sorted({str(vars(result)[name]) for result in results})
-            results = select(results, **{name: value})
+            chosen = [wanted] if isinstance(wanted, str) else list(wanted)
+            results = select(results, **{name: chosen})
             if not results:
-                raise UserError(f"--{name} {value}: no such results; there are {', '.join(known)}")
+                said = ", ".join(map(str, chosen))
+                raise UserError(f"--{name} {said}: no such results; there are {', '.join(known)}")
     return results
 
 

@@ -84,12 +84,13 @@ def run(args: argparse.Namespace) -> int:
     embedded = args.glue is None
     protocol = output / "protocol.yaml"
     _write_protocol(protocol, args, model, glue, embedded)
-    from fairseq_tickets.cli.run import Progress
+    from fairseq_tickets.cli.run import progress
+    from fairseq_tickets.protocol.engines.local import LocalEngine
     from fairseq_tickets.protocol.experiment import Experiment
 
     experiment = Experiment(protocol, output)
-    with Progress() as progress:
-        experiment.run(args.workers or os.cpu_count() or 1, progress.update)
+    with progress() as tell:
+        experiment.run(LocalEngine(args.workers or os.cpu_count() or 1), tell)
     _report(experiment.folder, output, embedded)
     return 0
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from fairseq_tickets.analysis import figure_style, figures_dominant, figures_shares, figures_super, output
-    from fairseq_tickets.analysis.results import select, signature
+    from fairseq_tickets.analysis.results import signature
     from fairseq_tickets.analysis.shares import task_shares
     from fairseq_tickets.errors import UserError
 
@@ -68,11 +68,7 @@ def run(args: argparse.Namespace) -> int:
         if Path(path).suffix.lower() not in figure_style.SUFFIXES:
             raise UserError(f"--output {path}: {figure_style.SUFFIX_RULE}")
     if args.name in from_results:
-        results = output.filtered_results(args.inputs, args.model, args.experiment)
-        if args.task:
-            results = select(results, task=set(args.task))
-            if not results:
-                raise UserError(f"--task {', '.join(args.task)}: no results for it")
+        results = output.filtered_results(args.inputs, args.model, args.experiment, args.task)
         figure, source = from_results[args.name](results), signature(results)
     elif args.name == "importance":
         figure = styles[args.style](task_shares(output.named_scores(args.inputs)))

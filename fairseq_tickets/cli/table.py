@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+from fairseq_tickets.cli.numbers import whole
+
+if TYPE_CHECKING:
+    from fairseq_tickets.analysis.results import Result
 
 DESCRIPTION = """Make a table of the papers from finished runs.
 
@@ -36,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> N
     )
     parser.add_argument("--model", help="only results of this model")
     parser.add_argument("--experiment", help="only results of this experiment")
+    parser.add_argument("--task", action="append", default=[], help="only this task's results; may be repeated")
+    parser.add_argument("--seed", type=whole("--seed", 0), nargs="+", default=[], help="only results of these seeds")
     parser.add_argument("--format", default="markdown", help="markdown, csv or latex (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the cells as JSON")
     parser.add_argument("--output", metavar="FILE", help="write here instead of standard output")
@@ -58,14 +66,17 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_tickets.analysis.tables import RESULT_TABLES, result_table, tables_of
     from fairseq_tickets.errors import UserError
 
+    def results() -> list[Result]:
+        return filtered_results(args.inputs, args.model, args.experiment, args.task, args.seed)
+
     if args.name == "ownership":
         tables = [ownership_table(named_super_tickets(args.inputs))]
     elif args.name == "importance":
         tables = [shares_table(task_shares(named_scores(args.inputs)))]
     elif args.name in RESULT_TABLES:
-        tables = [result_table(args.name, filtered_results(args.inputs, args.model, args.experiment))]
+        tables = [result_table(args.name, results())]
     elif args.name in ("S", "D"):
-        tables, left_out = tables_of(args.name, filtered_results(args.inputs, args.model, args.experiment))
+        tables, left_out = tables_of(args.name, results())
         for reason in left_out:
             print(f"fairseq-tickets: {reason}", file=sys.stderr)
     else:

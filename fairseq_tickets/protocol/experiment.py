@@ -1,33 +1,57 @@
-"""One protocol in one output folder: what is to be done, how long it will take, and doing it."""
+"""One protocol in one output folder: where it stands, and doing what is left, on any engine."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from fairseq_tickets.analysis.results import Result
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.adaptation import adaptation_recipes
+from fairseq_tickets.protocol.collecting import collect
 from fairseq_tickets.protocol.config import load_protocol
-from fairseq_tickets.protocol.inputs import Checksums, Inputs, find_data, find_model
-from fairseq_tickets.protocol.plan import Plan, Planner, check_levels
-from fairseq_tickets.protocol.processes import end_workers
-from fairseq_tickets.protocol.runs import EXTRACT, L1, SCORE, SHARE, TRAIN, Run
-from fairseq_tickets.protocol.scheduler import default_executor, missing, run_all
-from fairseq_tickets.protocol.store import COUNTS, OUTPUTS, RESULT, TICKET, Store
+from fairseq_tickets.protocol.demand import Demand, wanted
+from fairseq_tickets.protocol.dominant import dominant_recipes
+from fairseq_tickets.protocol.engines import Engine
+from fairseq_tickets.protocol.estimate import Estimate, total
+from fairseq_tickets.protocol.inputs import Checksums, Inputs, check_levels, find_data, find_model
+from fairseq_tickets.protocol.lab import Lab
+from fairseq_tickets.protocol.lease import Claim, Watch, read_claim
+from fairseq_tickets.protocol.sharing import sharing_recipes
+from fairseq_tickets.protocol.steps import Step
+from fairseq_tickets.protocol.store import Store
+from fairseq_tickets.protocol.super_tickets import super_ticket_recipes
+from fairseq_tickets.protocol.work import FAILED, FINISHED, LOG, Call, Outcome, Resources
 
-Update = Callable[[int, int, int, Optional[str]], None]
+POLL = 0.5  # seconds between two looks at steps that other processes do
+
+
+def recipes(lab: Lab) -> None:
+    """All that a protocol asks for."""
+    found = super_ticket_recipes(lab)
+    shared = sharing_recipes(lab, found)
+    adaptation_recipes(lab, found, shared)
+    dominant_recipes(lab)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a list: whether it is finished, and else how many seconds it may take, None = unknown."""
+    """A step in a list.
 
-    run: Run
-    finished: bool
+    Attributes:
+        state: "finished", "left", "not needed" (all that needs it is finished), or "running".
+        seconds: how long it may take where it is left, None = unknown.
+        where: who does it, where that is known.
+    """
+
+    step: Step
+    state: str
     seconds: float | None
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,47 +59,71 @@ class Status:
     """Where an experiment stands.
 
     Attributes:
-        folder: its runs.
-        runs: all that are known.
-        undecided: how many more there will be that depend on results.
+        folder: its steps.
+        steps: all that are known.
+        undecided: how many branches of the recipes wait for results.
         strangers: finished runs in the folder that the protocol does not ask for.
-        collected: result files in `folder / "results"`.
+        collected: results in `folder / "results"`.
     """
 
     folder: Path
-    runs: list[Entry]
+    steps: list[Entry]
     undecided: int
     strangers: int
     collected: int
 
+    def count(self, *states: str) -> int:
+        """Number of steps in one of these states."""
+        return sum(entry.state in states for entry in self.steps)
+
     def seconds_left(self) -> float | None:
-        """Seconds of one worker for the known runs; None when one of them can't be judged, or some are undecided."""
-        open_runs = [entry.seconds for entry in self.runs if not entry.finished]
-        if self.undecided or any(seconds is None for seconds in open_runs):
-            return None
-        return sum(seconds for seconds in open_runs if seconds is not None)
+        """Seconds of one worker for the known steps; None when one of them can't be judged, or some are undecided."""
+        return None if self.undecided else total(e.seconds for e in self.steps if e.state in ("left", "running"))
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
             "folder": str(self.folder),
-            "finished": sum(entry.finished for entry in self.runs),
-            "left": sum(not entry.finished for entry in self.runs),
+            "finished": self.count("finished"),
+            "running": self.count("running"),
+            "left": self.count("left", "running"),
             "undecided": self.undecided,
             "seconds_left": self.seconds_left(),
             "other_runs": self.strangers,
             "results": self.collected,
             "runs": [
                 {
-                    "key": entry.run.key,
-                    "kind": entry.run.kind,
-                    "label": entry.run.label(),
-                    "finished": entry.finished,
+                    "key": entry.step.key,
+                    "kind": entry.step.kind,
+                    "label": entry.step.label,
+                    "state": entry.state,
+                    "finished": entry.state == "finished",
                     "seconds": entry.seconds,
+                    "where": entry.where,
                 }
-                for entry in self.runs
+                for entry in self.steps
             ],
         }
+
+
+@dataclass
+class Progress:
+    """What is told after every change.
+
+    Attributes:
+        done, left: numbers of steps; those that are running are among those left.
+        running: label of a step that is being done -> by which other process, "" = by this call.
+        undecided: how many branches of the recipes wait for results.
+        seconds: of one worker left; None = can't be judged.
+        news: lines about what has happened.
+    """
+
+    done: int
+    left: int
+    running: dict[str, str]
+    undecided: int
+    seconds: float | None
+    news: list[str]
 
 
 class Experiment:
@@ -83,7 +131,7 @@ class Experiment:
 
     Args:
         path: the protocol.
-        output: runs go to output / experiment, prepared data to output / data.
+        output: steps go to output / experiment.
 
     Raises:
         UserError: whatever is wrong with the protocol, the model or the data; nothing has been run or written then.
@@ -92,164 +140,290 @@ class Experiment:
     def __init__(self, path: Path, output: Path) -> None:
         self.protocol = load_protocol(path)
         self.folder = output / self.protocol.experiment
-        self.store = Store(self.folder)
-        checksums = Checksums(output / "checksums.json")
-        model = find_model(self.protocol, checksums)
-        check_levels(self.protocol, model)
-        data = {
-            name: find_data(self.protocol, task, output / "data", checksums)
-            for name, task in self.protocol.tasks.items()
+        self._checksums = Checksums(output / "checksums.json")
+        self._model = find_model(self.protocol, self._checksums)
+        check_levels(self.protocol, self._model)
+        self._data = {
+            name: find_data(self.protocol, task, self._checksums) for name, task in self.protocol.tasks.items()
         }
-        self._checksums = checksums
-        self._inputs: Inputs = dict(model.inputs)
-        for found in data.values():
-            self._inputs.update(found.inputs)
-        self._planner = Planner(self.protocol, model, data, self.folder)
+        self.inputs: Inputs = dict(self._model.inputs)
+        for found in self._data.values():
+            self.inputs.update(found.inputs)
 
-    def plan(self) -> Plan:
-        """The plan as of the results there are."""
-        return self._planner.plan(self.store.results())
+    def lab(self, acts: bool = False) -> Lab:
+        """A lab over what is finished now."""
+        return Lab(self.protocol, self._model, self._data, Store(self.folder), acts)
+
+    def known(self) -> Lab:
+        """A lab whose recipes have gone as far as results allow."""
+        lab = self.lab()
+        lab.store.check_inputs(self.inputs)
+        recipes(lab)
+        for error in lab.errors:
+            raise error
+        return lab
 
     def status(self) -> Status:
-        """Where the experiment stands; writes nothing.
+        """Where the experiment stands, also while other processes work on it; writes nothing.
 
         Raises:
             UserError: a finished run was edited or cut, or its inputs have changed.
         """
-        self.store.check_inputs(self._inputs, rerun=False)
-        return self._status(self.plan(), 0)
+        return _status(self.known(), 0)
 
     def run(
-        self, workers: int, update: Update, rerun_changed: bool = False, executor: Executor | None = None
+        self,
+        engine: Engine,
+        tell: Callable[[Progress], None] = lambda progress: None,
+        rerun_changed: bool = False,
+        memory: int = 0,
     ) -> Status:
         """Do what is missing.
 
         Args:
-            workers: most runs at a time.
-            update: told about progress: runs known, finished, running, and the label of the one that just ended.
-            rerun_changed: see `Store.check_inputs`.
-            executor: where the runs go; the default starts subprocesses here.
+            tell: told about progress.
+            rerun_changed: set results aside whose inputs have changed, in place of refusing.
+            memory: bytes to ask the engine for, for each step; 0 = nothing said.
 
         Raises:
-            UserError: as `status`, or a run failed, or another process works in the folder.
+            UserError: as `status`, or a step failed: no new ones are started then, running ones are waited for, and
+                finished ones stay.
         """
-        with self.store.lock() as lock:
-            self.store.check_inputs(self._inputs, rerun=rerun_changed)
-            self._checksums.save()
-            chosen = executor or default_executor(workers)
-            try:
-                plan = run_all(
-                    self.plan,
-                    self.store,
-                    chosen,
-                    workers,
-                    lambda plan, done, running, run: update(
-                        len(plan.runs) + plan.undecided, done, running, None if run is None else run.label()
-                    ),
-                    lock,
-                    self.protocol.keep_checkpoints,
-                )
-            finally:
-                if executor is None:
-                    chosen.shutdown(wait=False)
-                    end_workers()
-                collected = self._collect()
-            self._copy_predictions()
-            return self._status(plan, collected)
-
-    def _collect(self) -> int:
-        """Copy what people look at side by side: `results`; `scores` of importance and the `super_tickets` chosen;
-        dominant `tickets` and `counts`."""
-        plan, results = self.plan(), self.store.results()
-        found = {
-            f"{_stem(results[key])}-{key[:8]}.json": self.folder / key / RESULT for key in plan.runs if key in results
-        }
-        self.store.collect("results", found)
-        chosen = self._planner.chosen(plan, results)
-        for name, kind, output in (
-            ("scores", SCORE, OUTPUTS[SCORE]),
-            ("super_tickets", TRAIN, TICKET),
-            ("tickets", EXTRACT, TICKET),
-            ("counts", EXTRACT, COUNTS),
-        ):
-            done = [run for run in plan.runs.values() if run.kind == kind and self.store.finished(run)]
-            done = [run for run in done if kind != TRAIN or run.key in chosen]
-            names = [f"{run.what['task']}-seed{run.what['seed']}" for run in done]
-            files = {}
-            for run, stem in zip(done, names):
-                own = stem if names.count(stem) == 1 else f"{stem}-{run.key[:8]}"
-                if (self.folder / run.key / output).is_file():
-                    files[own + Path(output).suffix] = self.folder / run.key / output
-            self.store.collect(name, files)
-        return len(found)
-
-    def _status(self, plan: Plan, collected: int) -> Status:
-        todo = missing(plan, self.store)
-        seconds = _seconds(self.folder)
-        entries = [
-            Entry(run, key not in todo, _estimate(run, seconds) if key in todo else None)
-            for key, run in plan.runs.items()
-        ]
-        strangers = len([key for key in self.store.results() if key not in plan.runs])
-        return Status(self.folder, entries, plan.undecided, strangers, collected)
-
-    def _copy_predictions(self) -> None:
-        """Test predictions of the seed with the best task average, full model and super ticket (paper S, A.1.3)."""
-        from fairseq_tickets.protocol.submission import gather
-
-        section = self.protocol.super_tickets
-        if section is not None and section.predictions:
-            results = self.store.results()
-            wanted = [key for key in self.plan().runs if key in results]
-            gather([results[key] for key in wanted], self.folder, section.tasks)
-
-
-def _seconds(folder: Path) -> list[tuple[Mapping[str, Any], float]]:
-    """What finished training runs were and how long they took; not a shared run's parts, which repeat its time."""
-    found = []
-    for path in sorted(folder.glob(f"*/{RESULT}")):
+        lab = self.lab(acts=True)
+        if not rerun_changed:
+            lab.store.check_inputs(self.inputs)
+        lab.store.adopt()
+        if rerun_changed:
+            lab.store.set_aside(self.inputs)
+        self._checksums.save()
+        driver = Driver(lab, engine, tell, memory)
         try:
-            seconds = float(json.loads(path.read_text(encoding="utf-8"))["wall_seconds"])
-            what = json.loads((path.parent / "spec.json").read_text(encoding="utf-8"))["what"]
-        except (OSError, ValueError, KeyError):
-            continue
-        if "shared" not in what:
-            found.append((what, seconds))
-    return found
+            driver.drive(recipes)
+        except UserError:
+            lab.end()
+            engine.close(kill=False)
+            collect(self.known())
+            raise
+        except BaseException:
+            lab.end()
+            engine.close(kill=True)
+            raise
+        engine.close(kill=False)
+        if not self.protocol.keep_checkpoints:
+            driver.drop_checkpoints()
+        return _status(lab, collect(lab))
 
 
-def _estimate(run: Run, finished: list[tuple[Mapping[str, Any], float]]) -> float | None:
-    """Mean of the finished runs most like this one: same task, data and settings; else same task; None without any.
+class Driver:
+    """Hands steps to an engine as their needs are done, and wakes the recipes that wait for them."""
 
-    A shared run takes as long as its tasks take alone. Runs that are not training are short beside it and count as
-    nothing.
-    """
-    if run.kind == SHARE:
-        alone = [_estimate(replace(run, kind=TRAIN, what={**run.what, **task}), finished) for task in run.what["tasks"]]
-        return None if any(seconds is None for seconds in alone) else sum(seconds or 0.0 for seconds in alone)
-    if run.kind not in (TRAIN, L1):
-        return 0.0
-    alike = [
-        ("task", "fraction", "subset", "config", "method", "level"),
-        ("task", "fraction", "subset", "config", "method"),
-        ("task", "fraction", "subset", "config"),
-        ("task", "fraction", "subset"),
-    ]
-    for names in alike:
-        times = [seconds for what, seconds in finished if all(what.get(n) == run.what.get(n) for n in names)]
-        if times:
-            return sum(times) / len(times)
-    return None
+    def __init__(
+        self, lab: Lab, engine: Engine, tell: Callable[[Progress], None] = lambda progress: None, memory: int = 0
+    ) -> None:
+        self.lab, self.store, self.engine, self.tell, self._memory = lab, lab.store, engine, tell, memory
+        self.demand = Demand(self.store)
+        self._events: queue.SimpleQueue[tuple[Step, Future[Outcome]] | None] = queue.SimpleQueue()
+        self._running: dict[str, Step] = {}
+        self._elsewhere: dict[str, tuple[Step, Claim]] = {}
+        self._watch = Watch()
+        self._seen = self._done = 0
+        self._ended: list[Step] = []
+        self._told: list[str] = []
+        self._failure: tuple[Step, str] | None = None
+        self._estimate = Estimate()
+        self._seconds: float | None = None
+        self._next_estimate = 0.0
+
+    def drive(self, recipe: Callable[[Lab], None]) -> None:
+        """Do all that a recipe asks for."""
+        self.lab.changed = lambda: self._events.put(None)
+        with self.lab.turn:
+            recipe(self.lab)
+        while True:
+            with self.lab.turn:
+                self._take_new()
+                self._look_elsewhere()
+                self._submit()
+                self._report()
+                self._drop_unneeded()
+                if self.lab.errors:
+                    raise self.lab.errors[0]
+                if not self._running and (self._failure is not None or not self._more()):
+                    break
+            self._wait()
+        if self._failure is not None:
+            step, message = self._failure
+            log = self.store.folder / step.key / LOG
+            raise UserError(
+                f"the run {step.label} failed: {message} (log: {log}); finished runs are untouched, call again to go on"
+            )
+
+    def _take_new(self) -> None:
+        """Want what recipes have asked for since the last time."""
+        steps = list(self.lab.steps.values())
+        for step in steps[self._seen :]:
+            if self.store.done(step.key):
+                self._note(step)
+            if not step.lazy:
+                self.demand.want(step)
+        self._seen = len(steps)
+        for key in self.lab.waited_for:
+            self.demand.want(self.lab.steps[key])
+        self.lab.waited_for.clear()
+
+    def _more(self) -> bool:
+        """Whether something is left to do, or may come."""
+        if (
+            self.demand.todo
+            or self._seen < len(self.lab.steps)
+            or any(not branch.ended for branch in self.lab.branches)
+        ):
+            return True
+        for step in wanted(self.lab.steps):
+            self.demand.want(step)
+        if self.demand.todo:
+            self._events.put(None)
+        return bool(self.demand.todo)
+
+    def _submit(self) -> None:
+        if self._failure is not None:
+            return
+        calls: list[Call] = []
+        steps: list[Step] = []
+        left: list[Step] = []
+        for step in self.demand.ready():
+            if len(self._running) + len(steps) >= self.engine.at_once:
+                left.append(step)
+                break
+            claim = read_claim(self.store.folder / step.key)
+            stale = claim is not None and self._watch.stale(self.store.folder / step.key, claim)
+            if claim is not None and not stale:
+                self._elsewhere[step.key] = (step, claim)
+                continue
+            if claim is not None:
+                self._told.append(
+                    f"taken over: {step.label}, from {claim.name()}, which ended or gives no sign of life"
+                )
+            call = self._call(step, claim.number if claim is not None else None)
+            steps.append(step)
+            calls.append(call)
+        for step in left:
+            self.demand.put_back(step)
+        for step, future in zip(steps, self.engine.submit(calls) if calls else []):
+            self._running[step.key] = step
+            future.add_done_callback(lambda future, step=step: self._events.put((step, future)))  # type: ignore[misc]
+
+    def _call(self, step: Step, stale: int | None) -> Call:
+        resources = resources_of(step, self._memory)
+        self.engine.check(resources, self.store.folder)
+        return Call(str(self.store.folder), step.told(), resources, stale, again=self.store.done(step.key))
+
+    def _wait(self) -> None:
+        """Until something happens; then deal with all that has happened."""
+        try:
+            event = self._events.get(timeout=POLL if self._elsewhere else None)
+        except queue.Empty:
+            return
+        with self.lab.turn:
+            while True:
+                if event is not None:
+                    self._ended_step(*event)
+                try:
+                    event = self._events.get_nowait()
+                except queue.Empty:
+                    break
+            self.lab.turn.notify_all()
+
+    def _ended_step(self, step: Step, future: Future[Outcome]) -> None:
+        del self._running[step.key]
+        error = future.exception()
+        outcome = Outcome(FAILED, str(error)) if error is not None else future.result()
+        self.store.forget(step.key)
+        if outcome.status == FINISHED and not self.store.done(step.key):
+            outcome = Outcome(FAILED, "it ended well, but left nothing")
+        if outcome.status == FINISHED:
+            self.demand.finished(step)
+            self._ended.append(step)
+            self._note(step)
+            self._told.append(f"done: {step.label}")
+        elif outcome.status == FAILED:
+            self._failure = self._failure or (step, outcome.message)
+        else:  # taken by another process, or what it needs is gone
+            self.demand.again(step)
+
+    def _look_elsewhere(self) -> None:
+        """Steps that other processes have claimed: done, given up, or still going on."""
+        for key, (step, _) in list(self._elsewhere.items()):
+            folder = self.store.folder / key
+            claim = read_claim(folder)
+            if claim is None or self._watch.stale(folder, claim):
+                del self._elsewhere[key]
+                self.store.forget(key)
+                self.demand.again(step)
+                if self.store.done(key):
+                    self._note(step)
+                    self.lab.turn.notify_all()
+                    self._told.append(f"done by another process: {step.label}")
+
+    def _note(self, step: Step) -> None:
+        self._done += 1
+        seconds = self.store.seconds(step.key)
+        if seconds is not None:
+            self._estimate.add(step, seconds)
+
+    def drop_checkpoints(self) -> None:
+        """Delete the checkpoints of all steps; called when nothing is left to do."""
+        for key in self.lab.steps:
+            self.store.drop(key)
+
+    def _drop_unneeded(self) -> None:
+        """Delete checkpoints that nobody needs any more: of steps that have ended, and of what they were made from."""
+        if self.lab.protocol.keep_checkpoints or any(not branch.ended for branch in self.lab.branches):
+            return
+        for step in self._ended:
+            for other in (step, *(parent for parent, _ in step.needs)):
+                if not self.demand.used(other) and other.key not in self._running:
+                    self.store.drop(other.key)
+        self._ended.clear()
+
+    def _report(self) -> None:
+        began = time.monotonic()
+        if began >= self._next_estimate:
+            self._seconds = total(self._estimate(step) for step in self.demand.todo.values())
+            self._next_estimate = time.monotonic() + 1.0 + 50 * (time.monotonic() - began)
+        running = {step.label: "" for step in self._running.values()}
+        running.update({step.label: claim.name() for step, claim in self._elsewhere.values()})
+        undecided = sum(not branch.ended for branch in self.lab.branches)
+        seconds = None if undecided else self._seconds
+        now = Progress(self._done, len(self.demand.todo), running, undecided, seconds, self._told)
+        self.tell(now)
+        self._told = []
 
 
-def _stem(result: Result) -> str:
-    words = [result.task, result.method]
-    if result.source_task:
-        words.append(f"from-{result.source_task}")
-    if result.top_k is not None:
-        words.append(f"k{result.top_k}")
-    if result.level is not None:
-        words.append(f"{result.level:g}")
-    if result.train_fraction != 1.0:
-        words.append(f"of{result.train_fraction:g}")
-    return "-".join([*words, f"seed{result.seed}"])
+def resources_of(step: Step, memory: int = 0) -> Resources:
+    """What a step needs, by its settings."""
+    config = step.get("config", {})
+    return Resources(int(config.get("threads", 1)), int(config.get("device") == "cuda"), memory)
+
+
+def _status(lab: Lab, collected: int) -> Status:
+    demand, estimate = Demand(lab.store), Estimate()
+    for step in lab.steps.values():
+        seconds = lab.store.seconds(step.key) if lab.store.done(step.key) else None
+        if seconds is not None:
+            estimate.add(step, seconds)
+    undecided = sum(not branch.known for branch in lab.branches)
+    for step in lab.steps.values() if undecided else wanted(lab.steps):
+        if not step.lazy or not undecided:
+            demand.want(step)
+    entries = []
+    for step in lab.steps.values():
+        if step.key in demand.todo:
+            claim = read_claim(lab.folder / step.key)
+            running = claim is not None and not claim.ended()
+            where = claim.name() if claim is not None and running else ""
+            entries.append(Entry(step, "running" if running else "left", estimate(step), where))
+        else:
+            entries.append(Entry(step, "finished" if lab.store.done(step.key) else "not needed", None))
+    strangers = len([key for key in lab.store.keys() - set(lab.steps) if lab.store.makes_result(key)])
+    return Status(lab.folder, entries, undecided, strangers, collected)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import read_json, sha256
+from fairseq_tickets.files import sha256
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.protocol.config import Protocol, Task
 
@@ -43,12 +43,12 @@ class Data:
     """A task's data.
 
     Attributes:
-        folder: prepared folder; made from `source` where that is not None.
-        source: how to prepare it: task, GLUE folder, tokenizer, dictionary.
+        folder: prepared folder; None = it is to be prepared from `source`.
+        source: how to prepare it: GLUE folder, tokenizer, dictionary.
         inputs: the prepared files, or the files it is prepared from.
     """
 
-    folder: Path
+    folder: Path | None
     source: dict[str, str] | None
     inputs: Inputs
 
@@ -117,8 +117,8 @@ def find_model(protocol: Protocol, checksums: Checksums) -> Model:
     return Model(path, shape, int(table[0].shape[0]) - 2, inputs)
 
 
-def find_data(protocol: Protocol, task: Task, cache: Path, checksums: Checksums) -> Data:
-    """The data of a task: a prepared folder, or the files to prepare one from and where it will be.
+def find_data(protocol: Protocol, task: Task, checksums: Checksums) -> Data:
+    """The data of a task: a prepared folder, or the files to prepare one from.
 
     Raises:
         UserError: a folder or file is missing.
@@ -138,20 +138,37 @@ def find_data(protocol: Protocol, task: Task, cache: Path, checksums: Checksums)
     inputs["dict"] = {"file": dictionary.name, "sha256": checksums(dictionary)}
     for file in _tokenizer_files(protocol.tokenizer):
         inputs[f"tokenizer: {file.name}"] = {"file": file.name, "sha256": checksums(file)}
-    digest = _digest(inputs)
-    source = {
-        "task": task.name,
-        "glue": str(protocol.glue),
-        "tokenizer": str(protocol.tokenizer),
-        "dictionary": str(dictionary),
-    }
-    return Data(cache / f"{task.name}-{digest[:12]}", source, inputs)
+    source = {"glue": protocol.glue, "tokenizer": protocol.tokenizer, "dictionary": dictionary}
+    return Data(None, {name: str(path) for name, path in source.items()}, inputs)
 
 
-def task_facts(data: Data) -> dict[str, Any]:
-    """What task.json says; {} where the folder is not prepared yet or has none."""
-    path = data.folder / "task.json"
-    return dict(read_json(path, "task")) if path.is_file() else {}
+def check_levels(protocol: Protocol, model: Model) -> None:
+    """Refuse levels that prune nothing or everything of this model, before anything runs.
+
+    Raises:
+        UserError: naming the level, or a min_heads_per_layer that leaves too little to prune.
+    """
+    from fairseq_tickets.super_ticket.pruning import prune_count
+
+    section = protocol.super_tickets
+    if section is None:
+        return
+    place = f"{protocol.path}: super_tickets: levels"
+    layers, heads = model.shape.layers, model.shape.heads
+    for level in dict.fromkeys(level for levels in section.levels.values() for level in levels):
+        if level >= 1:
+            raise UserError(f"{place}: {level:g} prunes everything; a level must be less than 1 (0.2 prunes 20 %)")
+        head_count, ffn_count = prune_count(level, layers * heads, place), prune_count(level, layers, place)
+        if head_count + ffn_count == 0:
+            raise UserError(
+                f"{place}: {level:g} prunes nothing: the model has {layers * heads} heads and {layers} FFNs, and "
+                f"{level:g} of either is less than one"
+            )
+        if head_count > layers * (heads - section.min_heads_per_layer):
+            raise UserError(
+                f"{protocol.path}: super_tickets: min_heads_per_layer {section.min_heads_per_layer} leaves too few "
+                f"heads to prune at level {level:g}"
+            )
 
 
 def _prepared_inputs(task: Task, checksums: Checksums) -> Inputs:
@@ -176,10 +193,3 @@ def _tokenizer_files(tokenizer: Path) -> list[Path]:
     if not found:
         raise UserError(f"tokenizer {tokenizer}: the folder holds none of {', '.join(TOKENIZER_FILES)}")
     return found
-
-
-def _digest(inputs: Inputs) -> str:
-    import hashlib
-
-    lines = "\n".join(f"{role}={entry['sha256']}" for role, entry in sorted(inputs.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import atomic_write
-from fairseq_tickets.protocol.store import PREDICTIONS
+from fairseq_tickets.protocol.steps import PREDICTIONS
 
 BATCH = 32
 # File names the server asks for; the second one of MNLI is for test1, the mismatched split.

@@ -1,112 +1,60 @@
-"""One shared run through fairseq-train's own `main`, and its tasks' result files (Liang et al. 2021, section 4)."""
+"""Liang et al. 2021, sections 4 and 6: all tasks on one encoder, MT-DNN and Ticket-Share, and fine-tuning after it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from fairseq_tickets.files import read_json, write_json
-from fairseq_tickets.protocol.recording import METRIC_NAMES, PARTS
-from fairseq_tickets.protocol.store import RESULT, TICKET, write_done, write_result
-from fairseq_tickets.protocol.training import (
-    CRITERION,
-    common_result,
-    count_examples,
-    has_split,
-    recorded,
-    schedule,
-    scores_of,
-    task_facts,
-    ticket_name,
-    train,
-    train_subset,
-    updates_in_all,
-)
-from fairseq_tickets.super_ticket.sharing import union
-from fairseq_tickets.tickets import load_super_ticket
+from fairseq_tickets.protocol.config import Task
+from fairseq_tickets.protocol.lab import Branch, Lab, Setting
+from fairseq_tickets.protocol.steps import Step
+from fairseq_tickets.protocol.super_tickets import super_ticket
+from fairseq_tickets.protocol.training import ticket_name
 
-TRAINING = "training.json"
+Tickets = Mapping[tuple[str, float], Branch]
+Shared = dict[tuple[str, int], Branch]  # shared runs by method and seed
 
 
-def shared_run(spec: Mapping[str, Any], folder: Path) -> None:
-    """Train several tasks on one encoder, each under its ticket; keeps the checkpoint with the best mean score.
-
-    Writes `training.json`; under tickets also each task's (`ticket_name`) and their union, `ticket.json`.
-
-    Raises:
-        UserError: whatever is wrong with data, model, tickets or disk.
-    """
-    what, told = spec["what"], spec["told"]
-    config, total, entries, tickets = what["config"], 0, [], {}
-    for task, paths in zip(what["tasks"], told["entries"]):
-        data = Path(paths["data"])
-        examples = count_examples(data)
-        part = train_subset(examples, task["subset"], 1.0)
-        total += updates_in_all(part or examples, config["batch_size"], config["max_epoch"])
-        entry: dict[str, Any] = {"name": task["task"], "data": str(data.resolve()), "train_examples": part}
-        entry.update(valid_examples=task.get("dev_subset"), head_dropout=task["head_dropout"])
-        entry["metric"] = None if task["metrics"] is None else ",".join(task["metrics"])
-        if paths["ticket"] is not None:
-            tickets[task["task"]] = load_super_ticket(paths["ticket"])
-            entry["ticket"] = ticket_name(task["task"])
-            tickets[task["task"]].save(folder / entry["ticket"])
-        entries.append(entry)
-    write_json(folder / "tasks.json", {"tasks": entries})  # YAML takes JSON
-    if tickets:
-        union(list(tickets.values())).save(folder / TICKET)
-    names = [entry["name"] for entry in entries]
-    splits = ["valid"]
-    if any(has_split(Path(entry["data"]), "valid1") for entry in entries):
-        splits.append("valid1")
-    options = [
-        *("--task", "ticket_multitask", "--tasks", str(folder / "tasks.json"), "--criterion", CRITERION),
-        *("--task-sampling", config["sampling"], "--task-temperature", repr(config["temperature"])),
-        *("--finetune-from-model", told["checkpoint"], "--valid-subset", ",".join(splits)),
-        *("--optimizer", "ticket", "--ticket-optimizer", config["optimizer"]),
-        *(
-            "--weight-decay",
-            repr(config["weight_decay"]),
-            "--train-examples-seed",
-            str(what["tasks"][0]["subset_seed"]),
-        ),
-        *schedule(what, total),
-    ]
-    recorder, wall = train(options, folder, config, splits, saves=True, tasks=names)
-    content = {
-        "format": "fairseq-tickets/shared-run",
-        "version": 1,
-        "tickets": {name: ticket.to_json() for name, ticket in tickets.items()},
-        "weight_remaining": {name: recorder.weight_remaining(tickets.get(name)) for name in names},
-        **recorded(recorder, config["device"], wall),
-    }
-    write_json(folder / TRAINING, content)
-    write_done(folder, TRAINING, {"wall_seconds": wall})
+def share(lab: Lab, method: str, seed: int, found: Tickets) -> Step:
+    """One shared run and its tasks' results; Ticket-Share waits for each task's super ticket of the same seed, found
+    at the learning rate of the shared run (appendix A.2.1)."""
+    section = lab.protocol.sharing
+    assert section is not None
+    tickets = {}
+    if method == "ticket_share":
+        rate = section.training.learning_rates[0]
+        for name in section.tasks:
+            tickets[name] = super_ticket(lab, found[name, 1.0].result().rivals(seed, rate))
+    run = lab.share(method, seed, tickets)
+    for name in section.tasks:
+        lab.part(lab.protocol.tasks[name], run)
+    return run
 
 
-def part_run(spec: Mapping[str, Any], folder: Path) -> None:
-    """Write the result file of one task of a shared run."""
-    what, told = spec["what"], spec["told"]
-    task = what["task"]
-    shared = read_json(Path(told["shared"]) / TRAINING, "shared run")
-    epochs = [{**epoch, "valid": _own(epoch["valid"], task)} for epoch in shared["epochs"]]
-    best = next(epoch for epoch in epochs if epoch["epoch"] == shared["best_epoch"])
-    taken = ("trainable_parameters", "total_parameters", "curve", "best_epoch", "versions")
-    content = {
-        **common_result(spec, task_facts(Path(told["data"]))),
-        "level": None,
-        "top_k": None,
-        "source_task": None,
-        "ticket": shared["tickets"].get(task),
-        "weight_remaining": shared["weight_remaining"][task],
-        **{name: shared[name] for name in (*taken, "wall_seconds", "peak_memory_bytes")},
-        "epochs": epochs,
-        "scores": scores_of(best["valid"]),
-    }
-    write_result(folder / RESULT, content)
+def fine_tune(lab: Lab, method: str, task: Task, shared: Shared) -> None:
+    """Single-task fine-tuning from the shared models, under the task's ticket (Table 3, "+ ST Fine-tuning")."""
+    section = lab.protocol.sharing
+    assert section is not None and section.then is not None
+    config, starts = section.then, {seed: shared[method, seed].result() for seed in lab.seeds}
+    grid = [(lr, batch_size) for batch_size in config.batch_sizes for lr in config.learning_rates]
+
+    def train(setting: Setting, seed: int) -> Step:
+        ticket = None
+        if method == "ticket_share":
+            ticket = {"task": task.name, "from": starts[seed].file(ticket_name(task.name)).unhashed()}
+        return lab.train(task, config, setting, seed, 1.0, f"{method}+st", ticket=ticket, start=starts[seed])
+
+    lab.search(grid, train)
 
 
-def _own(valid: Mapping[str, float], task: str) -> dict[str, float]:
-    """One task's metrics under their plain names."""
-    names = [name + part for name in METRIC_NAMES for part in (*PARTS, "_mm")]
-    return {name: valid[f"{task}_{name}"] for name in names if f"{task}_{name}" in valid}
+def sharing_recipes(lab: Lab, found: Tickets) -> Shared:
+    """Section `sharing` of a protocol: a branch for each shared run, and for each task's fine-tuning after them."""
+    section = lab.protocol.sharing
+    if section is None:
+        return {}
+    runs = [(method, seed) for method in section.methods for seed in lab.seeds]
+    shared = {(method, seed): lab.branch(share, method, seed, found) for method, seed in runs}
+    if section.then is not None:
+        for method in section.methods:
+            for name in section.tasks:
+                lab.branch(fine_tune, method, lab.protocol.tasks[name], shared)
+    return shared

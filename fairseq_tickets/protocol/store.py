@@ -1,169 +1,197 @@
-"""Run folders: OUTPUT/EXPERIMENT/KEY/ with the result, a log, and what other runs need.
+"""Folders of steps: OUTPUT/EXPERIMENT/KEY/ with what the step wrote, its log, and `done.json`, written last.
 
-A run is finished when its last file, the result or `done.json`, is there; it is written whole or not at all, after
-all others. Results carry a checksum: one that was edited or cut is refused by name. One process works in a folder at a
-time; the lock is a file's flock, which ends with the process and its workers, however they end.
+`done.json` holds the checksums of all outputs: one that was edited or cut is refused by name, whoever reads it. A
+result may also stand without a folder, as a line of a file in OUTPUT/EXPERIMENT/results/: that is how results travel.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fairseq_tickets.analysis.result_lines import SUFFIX, read_lines, result_line
 from fairseq_tickets.analysis.results import Result, checksum, result_from_json
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import atomic_write, read_json, sha256, write_json
-from fairseq_tickets.protocol.runs import EXTRACT, L1, MAKE_RESULTS, PREPARE, SCORE, SHARE, Run
+from fairseq_tickets.protocol.steps import CHECKPOINT, PREDICTIONS, RESULT, TICKET, Step
 
-RESULT, DONE, CHECKPOINT, LOG, PREDICTIONS = "result.json", "done.json", "checkpoint.pt", "log.txt", "test.tsv"
-COUNTS, TICKET = "counts.npz", "ticket.json"
-OUTPUTS = {SCORE: "scores.npz", EXTRACT: TICKET, L1: "training.json", SHARE: "training.json"}
+DONE, RESULTS, LINES, REPLACED = "done.json", "results", "runs.jsonl", ".replaced"
+ADOPTED = (RESULT, TICKET)  # what is taken over of a run without `done.json`
+Content = Mapping[str, Any]
+Inputs = Mapping[str, Mapping[str, str]]
 
 
 class Store:
-    """The folder of one experiment."""
+    """The folder of one experiment.
+
+    Args:
+        folder: OUTPUT/EXPERIMENT; need not exist.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._done: dict[str, Content] = {}
         self._results: dict[str, Result] = {}
-        self._checked: set[str] = set()
+        self._loose: dict[str, Content] | None = None
 
-    @contextlib.contextmanager
-    def lock(self, patience: float = 5.0) -> Iterator[int]:
-        """Hold the folder; yields the file descriptor, which workers inherit so that the lock lives while they do.
-
-        Raises:
-            UserError: another process has it, also after `patience` seconds.
-        """
-        path = self.folder / ".lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-        try:
-            limit = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > limit:
-                        raise UserError(
-                            f"another `fairseq-tickets run` works in {self.folder}; wait for it, or give another "
-                            "--output"
-                        ) from None
-                    time.sleep(0.1)
-            yield handle
-        finally:
-            os.close(handle)
-
-    def results(self) -> dict[str, Result]:
-        """All finished training runs, by key.
+    def done(self, key: str) -> bool:
+        """Whether a step's outcome is there; whether one of its outputs is, is another question: see `has`.
 
         Raises:
-            UserError: naming a result file that was edited, cut, or is another run's.
+            UserError: there is one, but it is not what was written.
         """
-        for path in sorted(self.folder.glob(f"*/{RESULT}")):
-            if path.parent.name in self._results or path.parent.name == "results":
-                continue
-            content = read_json(path, "result")
-            if not isinstance(content, Mapping) or "checksum" not in content:
-                raise UserError(f"result file {path} has no checksum: it was edited, or cut; delete it to run it again")
-            result = result_from_json(content, str(path))
-            if result.key != path.parent.name:
-                raise UserError(f"result file {path} is of run {result.key}; it was moved or copied here")
-            self._results[result.key] = result
-        return dict(self._results)
-
-    def finished(self, run: Run) -> bool:
-        """Whether a run's outcome is there; its checkpoint is another question, see `has_checkpoint`.
-
-        Raises:
-            UserError: it is there but not what was written.
-        """
-        if run.kind == PREPARE:
-            return (Path(run.told["folder"]) / "task.json").is_file()
-        if run.kind in MAKE_RESULTS:
-            if run.key not in self._results and (self.folder / run.key / RESULT).is_file():
-                self.results()
-            return run.key in self._results and (not run.predicts or self._predicted(run))
-        done_path = self.folder / run.key / DONE
-        if not done_path.is_file():
-            return False
-        if run.key not in self._checked:
-            output = self.folder / run.key / OUTPUTS[run.kind]
-            wanted = read_json(done_path, "done").get("sha256")
-            if not output.is_file() or sha256(output) != wanted:
-                raise UserError(f"{output} was changed after it was written; delete {output.parent} to run it again")
-            self._checked.add(run.key)
+        if key not in self._done:
+            facts = done_facts(self.folder / key)
+            if facts is None and key not in self.loose():
+                return False
+            if facts is not None and RESULT in facts["outputs"]:
+                check_output(self.folder / key, RESULT, facts)
+            self._done[key] = facts or {}
         return True
 
-    def _predicted(self, run: Run) -> bool:
-        folder = self.folder / run.key
-        has_test = (Path(run.told["data"]) / "input0" / "test.idx").is_file()
-        return bool(list(folder.glob(f"*{PREDICTIONS}"))) or not has_test
+    def forget(self, key: str) -> None:
+        """Look at a step again when asked next: it has been done, maybe once more."""
+        self._done.pop(key, None)
+        self._results.pop(key, None)
 
-    def has_checkpoint(self, key: str) -> bool:
-        """Whether the best checkpoint of a run is there."""
-        return (self.folder / key / CHECKPOINT).is_file()
+    def facts(self, key: str) -> Content:
+        """What `done.json` of a finished step says; {} where there is only a line of a results file."""
+        return self._done[key] if self.done(key) else {}
 
-    def start(self, run: Run) -> Path:
-        """An empty folder for a run, with its specification; what a cut run left there is removed."""
-        folder = self.folder / run.key
+    def has(self, key: str, file: str) -> bool:
+        """Whether a step is done and an output is there: a file, or a folder with all its files."""
+        names = _inside(self.facts(key).get("outputs", {}), file) if self.done(key) else []
+        return bool(names) and all((self.folder / key / name).is_file() for name in names)
+
+    def seconds(self, key: str) -> float | None:
+        """How long a finished step took, where that is known."""
+        found = self.facts(key).get("seconds") if self.facts(key) else self.loose()[key].get("wall_seconds")
+        return float(found) if isinstance(found, (int, float)) else None
+
+    def makes_result(self, key: str) -> bool:
+        """Whether a finished step made a result."""
+        return RESULT in self.facts(key).get("outputs", {}) if self.facts(key) else key in self.loose()
+
+    def predicted(self, step: Step) -> bool:
+        """Whether a finished run has predictions for the test split, or its data have none."""
+        files = self.facts(step.key).get("outputs", {})
+        has_test = (Path(step.arguments["data"].value) / "input0" / "test.idx").is_file()
+        return any(name.endswith(PREDICTIONS) for name in files) or not has_test
+
+    def content(self, key: str) -> Content:
+        """The content of a finished run's result file."""
+        if self.facts(key):
+            return dict(read_json(self.folder / key / RESULT, "result"))
+        return self.loose()[key]
+
+    def result(self, key: str) -> Result:
+        """A finished run's result.
+
+        Raises:
+            UserError: naming a result that is another run's.
+        """
+        if key not in self._results:
+            source = self.folder / key / RESULT if self.facts(key) else self.folder / RESULTS
+            result = result_from_json(self.content(key), str(source))
+            if result.key != key:
+                raise UserError(f"result file {source} is of run {result.key}; it was moved or copied here")
+            self._results[key] = result
+        return self._results[key]
+
+    def loose(self) -> Mapping[str, Content]:
+        """Finished runs that have no `done.json`, by key: lines of files in `results`, and result files of versions
+        before this one.
+
+        Raises:
+            UserError: one was edited or cut, or is another run's.
+        """
+        if self._loose is None:
+            self._loose = {}
+            for path in sorted((self.folder / RESULTS).glob(f"*{SUFFIX}")):
+                for source, content in read_lines(path):
+                    key = result_from_json(content, source).key
+                    if not (self.folder / f"{key}{REPLACED}").is_dir():
+                        self._loose[key] = content
+            for path in sorted(self.folder.glob(f"*/{RESULT}")):
+                if not (path.parent / DONE).exists() and not path.parent.name.endswith(REPLACED):
+                    content = read_json(path, "result")
+                    if not isinstance(content, Mapping) or "checksum" not in content:
+                        raise UserError(
+                            f"result file {path} has no checksum: it was edited, or cut; delete it to run it again"
+                        )
+                    key = result_from_json(content, str(path)).key
+                    if key != path.parent.name:
+                        raise UserError(f"result file {path} is of run {key}; it was moved or copied here")
+                    self._loose[key] = content
+        return self._loose
+
+    def keys(self) -> set[str]:
+        """Keys of everything that is finished here, asked for by a protocol or not."""
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
-        except OSError as error:
-            raise UserError(f"cannot remove {folder}: {error.strerror or error}") from error
-        self._results.pop(run.key, None)
-        self._checked.discard(run.key)
-        write_json(folder / "spec.json", run.spec())
-        return folder
+            names = [entry.name for entry in os.scandir(self.folder) if entry.is_dir()]
+        except OSError:
+            names = []
+        return {name for name in names if (self.folder / name / DONE).is_file()} | set(self.loose())
 
-    def drop_checkpoints(self, needed: Iterable[str]) -> None:
-        """Delete checkpoints except those of the runs named."""
-        kept = set(needed)
-        for path in self.folder.glob(f"*/{CHECKPOINT}"):
-            if path.parent.name not in kept:
-                path.unlink(missing_ok=True)
+    def adopt(self) -> None:
+        """Give every loose run a folder with `done.json`, so that it stays when `results` is written anew."""
+        for key, content in self.loose().items():
+            folder = self.folder / key
+            if not (folder / DONE).exists():
+                if not (folder / RESULT).is_file():
+                    write_json(folder / RESULT, content)
+                outputs = [path for path in folder.iterdir() if path.is_file() and path.name in ADOPTED]
+                write_done(folder, outputs, {"inputs": inputs_of(content), "seconds": content.get("wall_seconds")})
+                self.forget(key)
 
-    def check_inputs(self, inputs: Mapping[str, Mapping[str, str]], rerun: bool) -> list[str]:
-        """Compare the inputs of finished runs with those of today, role by role.
+    def drop(self, key: str, file: str = CHECKPOINT) -> None:
+        """Delete an output that nobody needs any more."""
+        with contextlib.suppress(OSError):
+            (self.folder / key / file).unlink(missing_ok=True)
+
+    def changed(self, inputs: Inputs) -> dict[str, str]:
+        """Keys of finished steps with an input that isn't what it was, role by role, and what has changed."""
+        stale: dict[str, str] = {}
+        for key in sorted(self.keys()):
+            facts = done_facts(self.folder / key)
+            used = facts.get("inputs", {}) if facts is not None else inputs_of(self.loose()[key])
+            for role, digest in used.items():
+                if role in inputs and digest != inputs[role]["sha256"]:
+                    stale.setdefault(key, f"{role} ({inputs[role]['file']})")
+        return stale
+
+    def check_inputs(self, inputs: Inputs) -> None:
+        """Compare the inputs of finished runs with those of today.
 
         Args:
             inputs: role -> {"file", "sha256"} of today.
-            rerun: set the results of runs whose inputs have changed aside in place of refusing.
-
-        Returns:
-            keys of the results set aside; their files are renamed to result.json.replaced.
 
         Raises:
             UserError: naming what changed.
         """
-        stale: dict[str, str] = {}
-        for path in sorted(self.folder.glob(f"*/{RESULT}")):
-            if path.parent.name == "results":
-                continue
-            for role, entry in read_json(path, "result").get("inputs", {}).items():
-                if role in inputs and entry["sha256"] != inputs[role]["sha256"]:
-                    stale.setdefault(path.parent.name, f"{role} ({inputs[role]['file']})")
-        if stale and not rerun:
+        stale = self.changed(inputs)
+        if stale:
             what = ", ".join(sorted(set(stale.values()))[:3])
             raise UserError(
                 f"{what} changed after {len(stale)} runs in {self.folder} were finished with it: its checksum differs; "
                 "put the old file back, give another --output, or use --rerun-changed to replace these results"
             )
+
+    def set_aside(self, inputs: Inputs) -> list[str]:
+        """Rename the folders of finished runs whose inputs have changed to KEY.replaced; returns the keys."""
+        stale = sorted(self.changed(inputs))
         for key in stale:
-            os.replace(self.folder / key / RESULT, self.folder / key / f"{RESULT}.replaced")
-            self._results.pop(key, None)
-        return sorted(stale)
+            aside = self.folder / f"{key}{REPLACED}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / key / DONE).unlink()
+            os.replace(self.folder / key, aside)
+            self.forget(key)
+        self._loose = None
+        return stale
 
     def collect(self, name: str, wanted: Mapping[str, Path]) -> None:
         """Make the folder `name` hold exactly copies of these files, by their new names."""
@@ -182,14 +210,62 @@ class Store:
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror or error}") from error
 
+    def write_lines(self, keys: Iterable[str]) -> int:
+        """Write `results/runs.jsonl`: these finished runs, a line each; returns how many."""
+        lines = [result_line(self.content(key)) for key in keys]
+        path = self.folder / RESULTS / LINES
+        text = "".join(lines)
+        if (lines or path.exists()) and (not path.is_file() or path.read_text(encoding="utf-8") != text):
+            with atomic_write(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        return len(lines)
 
-def write_result(path: Path, content: Mapping[str, Any]) -> None:
+
+def done_facts(folder: Path) -> Content | None:
+    """What a step's `done.json` says; None where the step is not done."""
+    path = folder / DONE
+    if not path.is_file():
+        return None
+    facts = read_json(path, "done")
+    if not isinstance(facts, Mapping) or not isinstance(facts.get("outputs"), Mapping):
+        raise UserError(f"{path} does not name the outputs of its step; delete {folder} to run it again")
+    return facts
+
+
+def check_output(folder: Path, file: str, facts: Content) -> None:
+    """Refuse an output, a file or a folder, that is not what was written.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name in _inside(facts["outputs"], file):
+        path = folder / name
+        if not path.is_file() or sha256(path) != facts["outputs"][name]:
+            raise UserError(f"{path} was changed after it was written; delete {folder} to run it again")
+
+
+def _inside(names: Iterable[str], file: str) -> list[str]:
+    return [name for name in names if name == file or name.startswith(f"{file}/")]
+
+
+def write_done(folder: Path, outputs: Iterable[Path], facts: Content) -> None:
+    """Mark a step as done.
+
+    Args:
+        outputs: its files, in `folder` already.
+        facts: what else to note: "seconds", "where", "inputs" (role -> checksum).
+    """
+    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(outputs)}
+    write_json(folder / DONE, {"outputs": digests, **facts})
+
+
+def write_result(folder: Path, content: Content) -> None:
     """Write a result with its checksum, after checking that it can be read again."""
     full = {**content, "checksum": checksum(content)}
-    result_from_json(full, str(path))
-    write_json(path, full)
+    result_from_json(full, str(folder / RESULT))
+    write_json(folder / RESULT, full)
 
 
-def write_done(folder: Path, output: str, facts: Mapping[str, Any]) -> None:
-    """Mark a run that makes no result file as finished."""
-    write_json(folder / DONE, {"output": output, "sha256": sha256(folder / output), **facts})
+def inputs_of(content: Content) -> dict[str, str]:
+    """Checksums of a result's inputs, by role."""
+    return {role: entry["sha256"] for role, entry in content.get("inputs", {}).items()}

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fairseq_tickets.analysis.results import Result, select, super_tickets, tuned
-from fairseq_tickets.files import atomic_write, read_json
-from fairseq_tickets.protocol.store import RESULT
+from fairseq_tickets.files import atomic_write
+from fairseq_tickets.protocol.store import Store, check_output
 
 
-def gather(results: Iterable[Result], folder: Path, tasks: Sequence[str]) -> list[Path]:
+def gather(results: Iterable[Result], store: Store, tasks: Sequence[str]) -> list[Path]:
     """Copy the files to folder / "predictions" / {full,super}; nothing where no seed has all tasks.
 
     Args:
         results: finished runs; those trained on a part of the data or adapted are passed over.
-        folder: the experiment's, with a folder for every run.
+        store: of the experiment; its folder gets the files.
         tasks: tasks that must all be there.
     """
     whole = select(results, train_fraction=1.0, source_task=None)
@@ -32,11 +32,11 @@ def gather(results: Iterable[Result], folder: Path, tasks: Sequence[str]) -> lis
         runs = tuned(runs)
         seed = best_seed(runs, tasks)
         for run in [] if seed is None else select(runs, seed=seed):
-            content = read_json(folder / run.key / RESULT, "result")
-            for file in (content.get("predictions") or {}).get("files", []):
-                target = folder / "predictions" / name / file.replace("-test", "")
+            for file in (run.predictions or {}).get("files", []):
+                check_output(store.folder / run.key, file, store.facts(run.key))
+                target = store.folder / "predictions" / name / file.replace("-test", "")
                 with atomic_write(target) as temporary:
-                    shutil.copyfile(folder / run.key / file, temporary)
+                    shutil.copyfile(store.folder / run.key / file, temporary)
                 written.append(target)
     return written
 

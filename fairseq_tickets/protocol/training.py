@@ -1,4 +1,7 @@
-"""One training run through fairseq-train's own `main`, and the result file made from what it logged."""
+"""Functions behind steps: prepare, train, score, l1 and extract. Training is fairseq-train's own `main`.
+
+Each gets the folder to write in and plain arguments, and returns when its last file is written.
+"""
 
 from __future__ import annotations
 
@@ -15,133 +18,188 @@ from typing import Any
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
 from fairseq_tickets.protocol.recording import Recorder
-from fairseq_tickets.protocol.store import CHECKPOINT, COUNTS, RESULT, TICKET, write_done, write_result
+from fairseq_tickets.protocol.steps import CHECKPOINT, COUNTS, DATA, SCORES, TICKET, TRAINING
+from fairseq_tickets.protocol.store import write_result
 from fairseq_tickets.recorded import attention_heads, peak_lr
 
 CRITERION, L1_CRITERION = "ticket_sentence_prediction", "ticket_sentence_prediction_l1"
 ADAM_BETAS = "(0.9, 0.999)"
 
 
-def train_run(spec: Mapping[str, Any], folder: Path) -> None:
-    """Train as a specification says; the result file is written last.
+def prepare(folder: Path, task: str, inputs: Mapping[str, str], glue: str, tokenizer: str, dictionary: str) -> None:
+    """Prepare a task's data in the folder `data`.
+
+    Args:
+        inputs: checksums of the files that it is prepared from, by role.
+    """
+    from fairseq_tickets.data.prepare import prepare as prepare_data
+    from fairseq_tickets.data.tasks import find_files, find_task
+
+    spec = find_task(task)
+    files = find_files(Path(glue), spec)
+    prepare_data(spec, files, folder / DATA, tokenizer=Path(tokenizer), dictionary=Path(dictionary))
+
+
+def train(folder: Path, **run: Any) -> None:
+    """Train, evaluate and write the result file; the arguments are those that `Lab.train` gives.
 
     Raises:
         UserError: whatever is wrong with data, model, ticket or disk.
     """
-    what, told = spec["what"], spec["told"]
-    data, facts = Path(told["data"]), task_facts(Path(told["data"]))
-    ticket = make_ticket(spec, folder)
-    start = Path(told["checkpoint"]) if what["start"] is None else Path(told["start"])
-    options = [*_common(what, data, facts, start), "--criterion", CRITERION]
+    data, facts = Path(run["data"]), task_facts(Path(run["data"]))
+    ticket = make_ticket(folder, run)
+    options = [*_common(run, data, run["start"] or run["model"]), "--criterion", CRITERION]
     if ticket is not None:
         options += ["--ticket", str(folder / TICKET)]
-    predicts = told["predict"] and has_split(data, "test")
-    if what["method"] == "random_elements":
-        chosen = what["ticket"]
+    predicts = run["predicts"] and has_split(data, "test")
+    if run["method"] == "random_elements":
+        chosen = run["ticket"]
         options += ["--random-elements", repr(chosen["elements"]), "--random-elements-seed", str(chosen["seed"])]
-    splits = ["valid", "valid1"]
-    recorder, wall = train(options, folder, what["config"], splits, saves=told["save_checkpoint"] or predicts)
-    content = _result(spec, recorder, facts, ticket, wall)
+    recorder, wall = run_training(options, folder, run["config"], ["valid", "valid1"], saves=run["saves"] or predicts)
+    content = {
+        **common_result(run, facts),
+        "level": run["level"],
+        "top_k": run["top_k"],
+        "source_task": run["source_task"],
+        "ticket": None if ticket is None else ticket.to_json(),
+        "weight_remaining": recorder.weight_remaining(ticket),
+        **recorded(recorder, run["config"]["device"], wall),
+        "scores": scores_of(recorder.best_epoch()["valid"]),
+    }
     if predicts:
         from fairseq_tickets.protocol.predictions import write_predictions
 
-        files = write_predictions(folder / CHECKPOINT, data, facts, folder, what["config"]["device"])
+        files = write_predictions(folder / CHECKPOINT, data, facts, folder, run["config"]["device"])
         content["predictions"] = {"file": files[0], "files": files}
-    if not told["save_checkpoint"]:
+    if not run["saves"]:
         (folder / CHECKPOINT).unlink(missing_ok=True)
-    write_result(folder / RESULT, content)
+    write_result(folder, content)
 
 
-def l1_run(spec: Mapping[str, Any], folder: Path) -> None:
-    """L1 fine-tuning (Gong et al. 2022, section 3.1).
+def score(
+    folder: Path,
+    task: str,
+    seed: int,
+    fraction: float,
+    config: Mapping[str, Any],
+    full: str,
+    full_key: str,
+    data: str,
+    granularity: str,
+    limit: int | None,
+) -> None:
+    """Importance scores of a fine-tuned full model over its training data.
+
+    Args:
+        full, full_key: its checkpoint, and the key of its run.
+        granularity, limit: see `plugin.scoring.score_checkpoint`.
+    """
+    from fairseq_tickets.plugin.scoring import score_checkpoint
+
+    pin_threads(config["threads"])
+    batch_size = config["batch_size"] if granularity == "batch" else 32
+    scores = score_checkpoint(
+        full, data, granularity=granularity, batch_size=batch_size, limit=limit, device=config["device"]
+    )
+    scores.provenance.update(run=full_key, seed=seed)
+    # the checkpoint holds the time it was written; its run's key says the same and never changes
+    scores.provenance.pop("checkpoint_sha256", None)
+    scores.save(folder / SCORES)
+
+
+def l1(folder: Path, **run: Any) -> None:
+    """L1 fine-tuning (Gong et al. 2022, section 3.1); the arguments are those that `Lab.l1` gives.
 
     Keeps the checkpoint of the last epoch: the ticket is read off where the weights have moved to, not off a score.
     """
-    what, told = spec["what"], spec["told"]
-    data = Path(told["data"])
+    data, config = Path(run["data"]), run["config"]
     options = [
-        *_common(what, data, task_facts(data), Path(told["checkpoint"])),
-        *("--criterion", L1_CRITERION, "--l1-weight", repr(what["l1_weight"]), "--l1-mode", what["l1_mode"]),
-        *("--pretrained-path", told["checkpoint"], "--l1-log-interval", str(what["config"]["log_interval"])),
+        *_common(run, data, run["model"]),
+        *("--criterion", L1_CRITERION, "--l1-weight", repr(run["l1_weight"]), "--l1-mode", run["l1_mode"]),
+        *("--pretrained-path", run["model"], "--l1-log-interval", str(config["log_interval"])),
     ]
-    recorder, wall = train(options, folder, what["config"], ["valid", "valid1"], saves=True, last=True)
-    facts = {"epochs": recorder.epochs, "curve": recorder.curve, "wall_seconds": wall, "config": what["config"]}
-    write_json(folder / "training.json", {"format": "fairseq-tickets/l1-run", "version": 1, **facts})
-    write_done(folder, "training.json", {"wall_seconds": wall})
+    recorder, wall = run_training(options, folder, config, ["valid", "valid1"], saves=True, last=True)
+    facts = {"epochs": recorder.epochs, "curve": recorder.curve, "wall_seconds": wall, "config": config}
+    write_json(folder / TRAINING, {"format": "fairseq-tickets/l1-run", "version": 1, **facts})
 
 
-def extract_run(spec: Mapping[str, Any], folder: Path) -> None:
+def extract(
+    folder: Path,
+    task: str,
+    seed: int,
+    config: Mapping[str, Any],
+    l1: str,
+    l1_key: str,
+    pretrained: str,
+    sigma: float,
+    top_k: int,
+    l1_weight: float,
+) -> None:
     """A dominant ticket with the most dimensions the protocol asks for; smaller ones are its first dimensions.
 
     All counts are written beside it, for `plot out-weighted`.
+
+    Args:
+        l1, l1_key: checkpoint of the L1 run, and its key.
     """
     from fairseq_tickets import checkpoint
     from fairseq_tickets.counts import DimensionCounts
     from fairseq_tickets.dominant_ticket.extraction import check_top_k, count_model, sigma_hint, ticket_from_counts
 
-    what, told = spec["what"], spec["told"]
-    pin_threads(what["config"]["threads"])
-    state = checkpoint.load(told["finetuned"], mmap=True)
-    heads = _heads(state)
-    pretrained, finetuned = (checkpoint.encoder_tensors(told[which]) for which in ("pretrained", "finetuned"))
-    hint = sigma_hint(what["sigma"], peak_lr(state))
+    pin_threads(config["threads"])
+    state = checkpoint.load(l1, mmap=True)
+    hint = sigma_hint(sigma, peak_lr(state))
     if hint:
         print(f"fairseq-tickets: {hint}", file=sys.stderr)
-    counted = count_model(pretrained, finetuned, heads, what["sigma"])
-    check_top_k(counted.shape, what["top_k"])
-    ticket = ticket_from_counts(counted, what["top_k"])
-    ticket.provenance.update(task=what["task"], seed=what["seed"], l1_weight=what["l1_weight"], run=what["l1"])
+    before, after = (checkpoint.encoder_tensors(path) for path in (pretrained, l1))
+    counted = count_model(before, after, _heads(state), sigma)
+    check_top_k(counted.shape, top_k)
+    ticket = ticket_from_counts(counted, top_k)
+    ticket.provenance.update(task=task, seed=seed, l1_weight=l1_weight, run=l1_key)
     DimensionCounts(counted.tables(), ticket.provenance).save(folder / COUNTS)
     ticket.save(folder / TICKET)
-    write_done(folder, TICKET, {})
 
 
-def make_ticket(spec: Mapping[str, Any], folder: Path) -> Any:
-    """The ticket a run trains under, written to `ticket.json`; None for none."""
+def make_ticket(folder: Path, run: Mapping[str, Any]) -> Any:
+    """The ticket a run trains under, written to `ticket.json`; None for none.
+
+    `run["ticket"]` says what it is made from, by what it holds:
+
+        scores, scores_key, keep, level, seed, min_heads_per_layer: a super ticket of these scores.
+        extract, top_k, seed: the first dimensions of this dominant ticket; for `random_dimensions` as many random ones.
+        from: the ticket in this file, as it is.
+    """
     from fairseq_tickets.tickets import load_super_ticket
 
-    what, told = spec["what"], spec["told"]
-    asked = what["ticket"]
-    ticket: Any
-    if what["start"] is not None and asked is not None:
-        ticket = load_super_ticket(str(Path(told["start"]).with_name(ticket_name(asked["task"]))))
-    elif what["start"] is not None:
-        ticket = _ticket_of(Path(told["start"]))
-    elif asked is not None and "scores" in asked:
+    asked = run["ticket"] or {}
+    ticket: Any = None
+    if "scores" in asked:
         from fairseq_tickets.scores import ImportanceScores
         from fairseq_tickets.super_ticket.pruning import super_ticket
 
-        level = str(asked["level"])
-        ticket = super_ticket(
-            ImportanceScores.load(told["scores"]),
-            level,
-            level,
-            asked["keep"],
-            asked["seed"],
-            asked["min_heads_per_layer"],
-        )
-        ticket.provenance["scores_run"] = asked["scores"]
-    elif asked is not None and "extract" in asked:
+        level, scores = str(asked["level"]), ImportanceScores.load(asked["scores"])
+        ticket = super_ticket(scores, level, level, asked["keep"], asked["seed"], asked["min_heads_per_layer"])
+        ticket.provenance["scores_run"] = asked["scores_key"]
+    elif "from" in asked or run["start_ticket"] is not None:
+        ticket = load_super_ticket(asked.get("from") or run["start_ticket"])
+    elif "extract" in asked:
         from fairseq_tickets.dominant_ticket.baselines import random_like
         from fairseq_tickets.tickets import DominantTicket, load_dominant_ticket
 
-        whole = load_dominant_ticket(told["ticket"])
-        k = asked["top_k"]
+        whole, k = load_dominant_ticket(asked["extract"]), asked["top_k"]
         counts = whole.counts and {matrix: [row[:k] for row in rows] for matrix, rows in whole.counts.items()}
         dimensions = {matrix: [row[:k] for row in rows] for matrix, rows in whole.dimensions.items()}
         ticket = DominantTicket(whole.shape, dimensions, counts, {**whole.provenance, "top_k": k})
-        if what["method"] == "random_dimensions":
+        if run["method"] == "random_dimensions":
             ticket = random_like(ticket, asked["seed"])
             ticket.provenance["top_k"] = k
-    elif what["method"] == "bitfit":
+    elif run["method"] == "bitfit":
         from fairseq_tickets import checkpoint
         from fairseq_tickets.dominant_ticket.baselines import bitfit_ticket
         from fairseq_tickets.parameters import model_shape
 
-        state = checkpoint.load(told["checkpoint"], mmap=True)
+        state = checkpoint.load(run["model"], mmap=True)
         ticket = bitfit_ticket(model_shape(state["model"], _heads(state)))
-    else:
-        ticket = None
     if ticket is not None:
         ticket.save(folder / TICKET)
     return ticket
@@ -181,13 +239,13 @@ def train_subset(examples: int, subset: int | float | None, fraction: float) -> 
     return None if count == examples else count
 
 
-def _common(what: Mapping[str, Any], data: Path, facts: Mapping[str, Any], start: Path) -> list[str]:
+def _common(what: Mapping[str, Any], data: Path, start: str) -> list[str]:
     """fairseq-train's options for one task, but for criterion and ticket."""
     config = what["config"]
     examples = count_examples(data)
     part = train_subset(examples, what["subset"], what["fraction"])
     options = [
-        *(str(data), "--task", "ticket_sentence_prediction", "--finetune-from-model", str(start)),
+        *(str(data), "--task", "ticket_sentence_prediction", "--finetune-from-model", start),
         *schedule(what, updates_in_all(part or examples, config["batch_size"], config["max_epoch"])),
         *("--valid-subset", "valid,valid1" if has_split(data, "valid1") else "valid"),
         *_optimizer(config, in_parts=what.get("method") == "random_elements"),
@@ -243,7 +301,7 @@ def _optimizer(config: Mapping[str, Any], in_parts: bool) -> list[Any]:
     return ["--optimizer", "adamax", "--adamax-betas", ADAM_BETAS, *decay]
 
 
-def train(
+def run_training(
     options: Sequence[str],
     folder: Path,
     config: Mapping[str, Any],
@@ -286,41 +344,24 @@ def train(
     return recorder, wall
 
 
-def _result(
-    spec: Mapping[str, Any], recorder: Recorder, facts: Mapping[str, Any], ticket: Any, wall: float
-) -> dict[str, Any]:
-    what = spec["what"]
-    return {
-        **common_result(spec, facts),
-        "level": what["level"],
-        "top_k": what["top_k"],
-        "source_task": what["source_task"],
-        "ticket": None if ticket is None else ticket.to_json(),
-        "weight_remaining": recorder.weight_remaining(ticket),
-        **recorded(recorder, what["config"]["device"], wall),
-        "scores": scores_of(recorder.best_epoch()["valid"]),
-    }
-
-
-def common_result(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a result file that a run's specification and its data's task.json tell."""
-    what, told = spec["what"], spec["told"]
-    examples = count_examples(Path(told["data"]))
+def common_result(what: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a result file that a run's arguments and its data's task.json tell."""
+    about, examples = what["about"], count_examples(Path(what["data"]))
     part = {name: what[name] for name in ("subset", "subset_seed", "dev_subset") if name in what}
     partial = any(part[name] is not None for name in part if name != "subset_seed")
     return {
         "format": "fairseq-tickets/result",
         "version": 1,
-        "key": spec["key"],
-        "experiment": told["experiment"],
-        "model": told["model_name"],
+        "key": about["key"],
+        "experiment": about["experiment"],
+        "model": about["model"],
         "task": what["task"],
         "method": what["method"],
         "seed": what["seed"],
         "train_fraction": what["fraction"],
         "train_examples": train_subset(examples, what["subset"], what["fraction"]) or examples,
         "config": {**what["config"], **part},
-        "inputs": told["inputs"],
+        "inputs": about["inputs"],
         "partial_data": partial or bool(facts.get("partial")) or "subset" in facts,
     }
 
@@ -380,22 +421,6 @@ def _heads(state: Mapping[str, Any]) -> int:
     if heads is None:
         raise UserError("the checkpoint doesn't record its number of attention heads (cfg.model)")
     return heads
-
-
-def _ticket_of(start: Path) -> Any:
-    """The super ticket in a checkpoint, None for a full model."""
-    from fairseq_tickets import checkpoint
-    from fairseq_tickets.tickets import ticket_from_json
-
-    path = start.parent / TICKET
-    if path.is_file():
-        return ticket_from_json(read_json(path, "ticket"), str(path))
-    found = [
-        name for name in checkpoint.load(start, mmap=True)["model"] if name.endswith("sentence_encoder.ticket_heads")
-    ]
-    if found:
-        raise UserError(f"{start} holds a ticket, but there is no {path}")
-    return None
 
 
 def _versions() -> dict[str, str]:

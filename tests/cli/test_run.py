@@ -27,6 +27,7 @@ def test_a_dry_run_as_json(write: Any, tmp_path: Path, capsys: Any) -> None:  # 
     listed = json.loads(capsys.readouterr().out)
     assert [run["kind"] for run in listed["runs"]] == ["train", "score", "train"]
     assert listed["left"] == 3 and listed["seconds_left"] is None
+    assert [run["state"] for run in listed["runs"]] == ["left"] * 3
 
 
 @pytest.mark.parametrize(
@@ -48,12 +49,12 @@ def test_a_bad_protocol(write: Any, tmp_path: Path, capsys: Any, changes: Any, m
 
 def test_workers_must_be_at_least_one(write: Any, capsys: Any) -> None:  # noqa: F811
     assert main(["run", str(write()), "--workers", "0"]) == 2
-    assert "--workers 0" in capsys.readouterr().err
+    assert "--workers is 0" in capsys.readouterr().err
 
 
 def test_no_such_file(capsys: Any) -> None:
     assert main(["run", "missing.yaml"]) == 2
-    assert "cannot read protocol missing.yaml" in capsys.readouterr().err
+    assert "cannot read protocol file missing.yaml" in capsys.readouterr().err
 
 
 def test_durations() -> None:

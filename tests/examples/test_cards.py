@@ -98,7 +98,7 @@ CARDS = {
             ),
             Block(
                 "bash",
-                writes=["runs/quick/results/*.json", "phase.pdf", "phase.png"],
+                writes=["runs/quick/results/runs.jsonl", "phase.pdf", "phase.png"],
                 prints=[r"^0 runs finished, \d+ left", r"^\d+ runs finished, 0 left", COLUMNS],
             ),
             Block("bash", writes=["transition.pdf", "gain.pdf"], prints=[COLUMNS, r"^\| SuperT minilm, all of dev"]),

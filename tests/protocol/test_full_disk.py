@@ -15,8 +15,8 @@ from .test_run import finish, results, start
 
 MEGABYTE = 1 << 20
 MESSAGES = {  # bytes left -> what the error says
-    0: "spec.json: No space left on device",
-    4 << 10: "No space left on device",  # nothing fits in the log
+    0: "lease-1: No space left on device",
+    4 << 10: "No space left on device",  # nothing fits but the claim
     64 << 10: "checkpoint_best.pt: No space left on device",
 }
 
@@ -54,7 +54,7 @@ def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
 def test_a_full_disk(write: Any, small_disk: Path) -> None:
     short = {"learning_rates": [1e-2], "batch_sizes": [8], "max_epoch": 1}
     finish(start(write(training=short), small_disk))
-    finished = {path.parent for path in small_disk.glob("toy/*/spec.json")}
+    finished = {path.parent for path in small_disk.glob("toy/*/done.json")}
     before, first = {folder: files(folder) for folder in finished}, results(small_disk)
     assert len(finished) == 3 and len(first) == 2  # full model, scores, winning ticket
     two = write(training=short, seeds=[1, 2])

@@ -33,11 +33,18 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def results(output: Path) -> dict[str, Any]:
+    """Results by a name of their own, without what differs from one call to the next."""
     found = {}
-    for path in sorted((output / "toy" / "results").glob("*.json")):
-        content = json.loads(path.read_text())
-        found[path.name] = {name: value for name, value in content.items() if name not in TIMES}
+    for line in (output / "toy" / "results" / "runs.jsonl").read_text().splitlines():
+        content = json.loads(line)
+        name = f"{content['task']}-{content['method']}-{content['level']}-{content['key'][:8]}"
+        found[name] = {name: value for name, value in content.items() if name not in TIMES}
     return found
+
+
+def written(output: Path) -> dict[Path, int]:
+    """When each step was marked as done."""
+    return {path: path.stat().st_mtime_ns for path in (output / "toy").glob("*/done.json")}
 
 
 @pytest.mark.slow
@@ -47,25 +54,27 @@ def test_killed_and_called_again_gives_the_same_results(write: Any, tmp_path: Pa
     whole = results(tmp_path / "whole")
     assert len(whole) == 5  # full, 2 levels x 2 kinds
     cut = tmp_path / "cut"
+    finished: dict[Path, int] = {}
     # killed inside the first training run, then after the first result is there
-    for wanted in ("*/train", "*/result.json"):
+    for wanted in ("*/attempt-*/train", "*/result.json"):
         process = start(protocol, cut, "--workers", "2")
         limit = time.monotonic() + 300
         while not list((cut / "toy").glob(wanted)) and time.monotonic() < limit and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
-        finished = {path: path.stat().st_mtime_ns for path in (cut / "toy").glob("*/result.json")}
+        finished = written(cut)
     finish(start(protocol, cut, "--workers", "2"))
     assert results(cut) == whole
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # not done again
-    assert not list((cut / "toy").glob("*/checkpoint.pt"))
+    after = written(cut)
+    assert {path: after[path] for path in finished} == finished  # not done again
+    for left in ("checkpoint.pt", "attempt-*", "lease-*"):
+        assert not list((cut / "toy").glob(f"*/{left}"))
     # nothing is left to do
-    before = {path: path.stat().st_mtime_ns for path in (cut / "toy").glob("*/result.json")}
     listed = json.loads(finish(start(protocol, cut, "--dry-run", "--json")))
     assert (listed["left"], listed["finished"], listed["undecided"]) == (0, 6, 0)
     finish(start(protocol, cut))
-    assert {path: path.stat().st_mtime_ns for path in (cut / "toy").glob("*/result.json")} == before
+    assert written(cut) == after
     one = next(content for name, content in whole.items() if "winning-0.34" in name)
     (chosen,) = (cut / "toy" / "super_tickets").iterdir()
     rivals = [content for name, content in whole.items() if "winning" in name]

@@ -12,7 +12,7 @@ from fairseq_tickets.analysis.results import load_results
 from fairseq_tickets.analysis.tables_super import adaptation, multi_task
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.config import load_protocol
-from tests.protocol.test_plan import planned, result_of
+from tests.protocol.test_recipes import kinds, of_kind, parents, planned, result_of, waiting
 from tests.protocol.test_run import finish, results, start
 
 
@@ -37,30 +37,31 @@ def test_shared_tickets_wait_for_every_tasks_super_ticket(protocol: Any) -> None
         super_tickets={"levels": {"RTE": [0.34, 0.67], "mine": [0.34]}, "keep": ["winning"]},
         sharing={"then": {"learning_rates": [1e-2, 1e-3]}},
     )
-    plan = planned(path)
-    shared = [run for run in plan.runs.values() if run.kind == "share"]
-    assert [(run.what["method"], run.what["seed"]) for run in shared] == [("mt_dnn", 1), ("mt_dnn", 2)]
-    parts = [run for run in plan.runs.values() if run.kind == "part"]
-    assert [(run.what["task"], run.needs) for run in parts] == [
-        (task, (run.key,)) for run in shared for task in ("RTE", "mine")
+    lab = planned(path)
+    shared = of_kind(lab, "share")
+    assert [(step["method"], step["seed"]) for step in shared] == [("mt_dnn", 1), ("mt_dnn", 2)]
+    parts = of_kind(lab, "part")
+    assert [(step["task"], step.needs) for step in parts] == [
+        (task, ((step, "training.json"),)) for step in shared for task in ("RTE", "mine")
     ]
     # fine-tuning after it: two rates on the first seed, the better one on the second when it is known
-    after = [run for run in plan.runs.values() if run.what.get("method") == "mt_dnn+st"]
-    assert {(run.what["seed"], run.takes_checkpoint) for run in after} == {(1, (shared[0].key,))}
-    # 2 tasks of MT-DNN on seed 2; Ticket-Share: 2 seeds x (1 shared + 2 parts), 2 tasks x 2 seeds after it
-    assert plan.undecided == 2 + 2 * 3 + 4
+    after = [step for step in lab.steps.values() if step.get("method") == "mt_dnn+st"]
+    assert {(step["seed"], *parents(step)) for step in after} == {(1, shared[0].key)}
+    # 2 tasks after MT-DNN; Ticket-Share of 2 seeds, and 2 tasks after it
+    assert waiting(lab) == 2 + 2 + 2
     best = {("RTE", 0.67): 0.9, ("mine", 0.34): 0.8}
-    winning = [run for run in plan.runs.values() if run.what.get("method") == "winning"]
-    found = {run.key: result_of(run, best.get((run.what["task"], run.what["level"]), 0.5)) for run in winning}
+    winning = [step for step in lab.steps.values() if step.get("method") == "winning"]
+    found = {step.key: result_of(step, best.get((step["task"], step["level"]), 0.5)) for step in winning}
     grown = planned(path, found)
-    for run in grown.runs.values():
-        if run.kind == "share" and run.what["method"] == "ticket_share":
-            tickets = [grown.runs[task["ticket"]].what for task in run.what["tasks"]]
-            assert [(what["task"], what["level"], what["seed"]) for what in tickets] == [
-                ("RTE", 0.67, run.what["seed"]), ("mine", 0.34, run.what["seed"]),
-            ]  # fmt: skip
+    runs = [step for step in of_kind(grown, "share") if step["method"] == "ticket_share"]
+    assert [step["seed"] for step in runs] == [1, 2]
+    for run in runs:
+        tickets = [grown.steps[task["ticket"]] for task in run["tasks"]]
+        assert [(step["task"], step["level"], step["seed"]) for step in tickets] == [
+            ("RTE", 0.67, run["seed"]), ("mine", 0.34, run["seed"]),
+        ]  # fmt: skip
     del found[winning[0].key]
-    assert not [run for run in planned(path, found).runs.values() if run.what.get("method") == "ticket_share+st"]
+    assert not [step for step in planned(path, found).steps.values() if step.get("method") == "ticket_share+st"]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,8 @@ def test_sections_that_make_no_sense(protocol: Any, changes: dict[str, Any], mes
 
 
 def test_mt_dnn_alone_needs_no_tickets(protocol: Any) -> None:
-    plan = planned(protocol(super_tickets=None, sharing={"methods": ["mt_dnn"]}))
-    assert [run.kind for run in plan.runs.values()] == ["share", "part", "part"]
+    lab = planned(protocol(super_tickets=None, sharing={"methods": ["mt_dnn"]}))
+    assert list(kinds(lab)) == ["mt_dnn"] and [step.kind for step in lab.steps.values()] == ["share", "part", "part"]
 
 
 @pytest.mark.slow

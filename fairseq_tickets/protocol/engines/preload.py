@@ -1,0 +1,19 @@
+"""What the fork server loads before the first step; what the libraries print meanwhile goes nowhere."""
+
+import gc
+import importlib
+import os
+
+kept = [os.dup(stream) for stream in (1, 2)]
+nowhere = os.open(os.devnull, os.O_WRONLY)
+for stream in (1, 2):
+    os.dup2(nowhere, stream)
+try:
+    for module in ("fairseq_cli.train", "fairseq_tickets.plugin.scoring", "torch._dynamo"):
+        importlib.import_module(module)
+finally:
+    for stream, copy in zip((1, 2), kept):
+        os.dup2(copy, stream)
+        os.close(copy)
+    os.close(nowhere)
+gc.freeze()  # a fork's garbage collection leaves these objects alone, and their memory shared

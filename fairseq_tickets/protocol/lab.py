@@ -1,0 +1,348 @@
+"""The words that recipes are written in: train, score, search, l1, extract, share; and how recipes wait for results.
+
+A recipe is an ordinary function that is read from top to bottom, like the paper. It calls words, which give steps at
+once, and waits where the next line depends on a result: `step.result()`. What can go on meanwhile is a branch
+(`lab.branch`): a recipe beside others, in a thread that runs alone until it waits. In a lab that does nothing
+(`--dry-run`) a branch ends where it would wait for a result that is not there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fairseq_tickets.analysis.results import tuned
+from fairseq_tickets.protocol import shared_training, training
+from fairseq_tickets.protocol.config import Protocol, Task, Training
+from fairseq_tickets.protocol.inputs import Data, Model
+from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, NOTHING, TICKET, TRAINING, Given, Step
+from fairseq_tickets.protocol.store import Store
+
+Setting = tuple[float, int]  # learning rate, batch size
+Found = Mapping[Setting, Mapping[int, Step]]  # runs by setting and seed
+
+
+class NotKnown(Exception):
+    """What a branch waits for will not come: nothing is being done, or a step failed."""
+
+
+class Branch:
+    """A recipe that goes on beside others; `result` waits until it has ended and gives what it returned."""
+
+    def __init__(self, lab: Lab, recipe: Callable[..., Any], arguments: Sequence[Any]) -> None:
+        self._lab, self._recipe, self._arguments = lab, recipe, arguments
+        self.ended = self.known = False
+        self._returned: Any = None
+
+    def run(self) -> None:
+        """Called once, by the lab."""
+        with self._lab.turn:
+            try:
+                self._returned = self._recipe(self._lab, *self._arguments)
+                self.known = True
+            except NotKnown:
+                pass
+            except BaseException as error:
+                self._lab.errors.append(error)
+            self.ended = True
+            self._lab.changed()
+
+    def result(self) -> Any:
+        """Wait until the recipe has ended; what it returned."""
+        self._lab.wait_until(lambda: self.ended)
+        if not self.known:
+            raise NotKnown
+        return self._returned
+
+
+class Lab:
+    """Steps of one experiment, as its recipes ask for them.
+
+    Args:
+        store: where they are.
+        acts: whether steps will be done; else branches end where they would wait.
+
+    Attributes:
+        steps: by key, in the order in which recipes asked.
+        turn: held by the branch, or the experiment, that runs.
+        errors: that recipes ended with.
+    """
+
+    def __init__(
+        self, protocol: Protocol, model: Model, data: Mapping[str, Data], store: Store, acts: bool = False
+    ) -> None:
+        self.protocol, self.model, self.data, self.store = protocol, model, data, store
+        self.folder: Path = store.folder
+        self.seeds = protocol.seeds
+        self.steps: dict[str, Step] = {}
+        self.branches: list[Branch] = []
+        self.errors: list[BaseException] = []
+        self.turn = threading.Condition()
+        self.ended = not acts
+        self.waited_for: set[str] = set()
+        self.changed: Callable[[], None] = lambda: None
+
+    def step(self, function: Callable[..., None], arguments: Mapping[str, Any], label: str, **options: Any) -> Step:
+        """The step of a call; asked for again, it is the same one."""
+        step = Step(self, function, arguments, label, **options)
+        known = self.steps.setdefault(step.key, step)
+        if known is step:
+            step.order = len(self.steps)
+            self.changed()
+        known.predicts |= step.predicts
+        return known
+
+    def branch(self, recipe: Callable[..., Any], *arguments: Any) -> Branch:
+        """Go on with `recipe(lab, *arguments)` beside what comes next."""
+        branch = Branch(self, recipe, arguments)
+        self.branches.append(branch)
+        if self.ended:
+            branch.run()
+        else:
+            threading.Thread(target=branch.run, daemon=True).start()
+        return branch
+
+    def wait(self, steps: Iterable[Step]) -> list[Any]:
+        """Wait until steps are done; their results, or folders where they make none.
+
+        Raises:
+            NotKnown: they will not be done, in this call.
+        """
+        steps = list(steps)
+        for step in steps:
+            if not self.store.done(step.key):
+                self.waited_for.add(step.key)
+                self.changed()
+        self.wait_until(lambda: all(self.store.done(step.key) for step in steps))
+        return [self.store.result(step.key) if step.makes_result else step.folder for step in steps]
+
+    def wait_until(self, there: Callable[[], bool]) -> None:
+        """Let others run until something is there.
+
+        Raises:
+            NotKnown: it will not be.
+        """
+        self.turn.wait_for(lambda: there() or self.ended)
+        if not there():
+            raise NotKnown
+
+    def end(self) -> None:
+        """Nothing will be done any more: branches that wait end."""
+        with self.turn:
+            self.ended = True
+            self.turn.notify_all()
+
+    def train(
+        self,
+        task: Task,
+        config: Training,
+        setting: Setting,
+        seed: int,
+        fraction: float,
+        method: str,
+        level: float | None = None,
+        top_k: int | None = None,
+        ticket: Mapping[str, Any] | None = None,
+        start: Step | None = None,
+        source_task: str | None = None,
+        predicts: bool = False,
+        saves: bool = False,
+    ) -> Step:
+        """A training run of a task, which makes a result.
+
+        Args:
+            fraction: of the training data.
+            method: "full", "winning" and so on: one of `analysis.result_fields.METHODS`.
+            level, top_k: of its ticket.
+            ticket: what it is made from, see `training.make_ticket`; None = no ticket, or that of `start`.
+            start: the run whose checkpoint it starts from; None = the pre-trained model.
+            predicts: whether it writes predictions for the test split, where there is one.
+            saves: whether its checkpoint is kept until nobody needs it any more.
+        """
+        arguments = {
+            **self.describe(task, config, setting, seed, fraction),
+            "method": method,
+            "level": level,
+            "top_k": top_k,
+            "ticket": ticket,
+            "source_task": source_task,
+            "start": None if start is None else start.file(CHECKPOINT),
+            "start_ticket": start.file(TICKET).unhashed() if start is not None and under_ticket(start) else Given(None),
+            "predicts": Given(predicts),
+            "saves": Given(saves),
+            "about": self.about(task),
+        }
+        label = label_of(arguments, method)
+        return self.step(training.train, arguments, label, makes_result=True, predicts=predicts)
+
+    def search(
+        self, settings: Sequence[Setting], train: Callable[[Setting, int], Step]
+    ) -> Mapping[Setting, Mapping[int, Step]]:
+        """Runs of every setting on the seeds to search on, and of the best one on the others, once it is known."""
+        count = self.protocol.search_seeds
+        runs = {setting: {seed: train(setting, seed) for seed in self.seeds[:count]} for setting in settings}
+        if self.seeds[count:]:
+            best = self.best(runs)
+            runs[best].update({seed: train(best, seed) for seed in self.seeds[count:]})
+        return runs
+
+    def best(self, runs: Found) -> Setting:
+        """The setting with the best mean score over seeds on the part of dev kept for selection, the one that tables
+        show: of those with the most seeds. Waits for the runs where these are several."""
+        most = max(map(len, runs.values()))
+        runs = {setting: by_seed for setting, by_seed in runs.items() if len(by_seed) == most}
+        if len(runs) == 1:
+            return next(iter(runs))
+        found = self.wait(step for by_seed in runs.values() for step in by_seed.values())
+        config = tuned(found)[0].config
+        return config["lr"], config["batch_size"]
+
+    def score(self, task: Task, full: Step) -> Step:
+        """Importance scores of a full model over its training data."""
+        section = self.protocol.super_tickets
+        assert section is not None
+        arguments = {
+            "task": task.name,
+            "seed": full["seed"],
+            "fraction": full["fraction"],
+            "config": full["config"],
+            "full": full.file(CHECKPOINT),
+            "granularity": section.granularity,
+            "limit": section.importance_limit,
+            "data": self.data_of(task, hashed=False),
+            "full_key": Given(full.key),
+        }
+        return self.step(training.score, arguments, label_of(arguments, "score"), lazy=True)
+
+    def l1(self, task: Task, seed: int) -> Step:
+        """L1 fine-tuning of all weights."""
+        section = self.protocol.dominant
+        assert section is not None
+        config = section.l1_training
+        arguments = {
+            **self.describe(task, config, (config.learning_rates[0], config.batch_sizes[0]), seed, 1.0),
+            "l1_weight": section.l1_weight,
+            "l1_mode": section.l1_mode,
+        }
+        return self.step(training.l1, arguments, label_of(arguments, "l1"), lazy=True)
+
+    def extract(self, task: Task, found: Step) -> Step:
+        """The dominant ticket of an L1 run."""
+        section = self.protocol.dominant
+        assert section is not None
+        arguments = {
+            "task": task.name,
+            "seed": found["seed"],
+            "config": found["config"],
+            "l1": found.file(CHECKPOINT),
+            "l1_key": Given(found.key),
+            "sigma": section.sigma,
+            "top_k": max(section.top_k),
+            "l1_weight": section.l1_weight,
+            "pretrained": Given(str(self.model.checkpoint)),
+        }
+        return self.step(training.extract, arguments, label_of(arguments, "extract"), lazy=True)
+
+    def share(self, method: str, seed: int, tickets: Mapping[str, Step]) -> Step:
+        """Several tasks on one encoder, each under the ticket of a run, or all without."""
+        section = self.protocol.sharing
+        assert section is not None
+        config = section.training
+        setting, tasks = (config.learning_rates[0], config.batch_sizes[0]), []
+        for name in section.tasks:
+            task = self.protocol.tasks[name]
+            about = self.describe(task, config, setting, seed, 1.0)
+            settings = about["config"]
+            own = {name: value for name, value in about.items() if name not in ("model", "seed", "fraction", "config")}
+            ticket = tickets[name].file(TICKET) if name in tickets else None
+            tasks.append({**own, "head_dropout": task.training.head_dropout, "ticket": ticket})
+        arguments = {
+            "model": self.pretrained(),
+            "task": "+".join(section.tasks),
+            "tasks": tasks,
+            "method": method,
+            "seed": seed,
+            "fraction": 1.0,
+            "config": {**settings, "sampling": section.sampling, "temperature": section.temperature},
+        }
+        return self.step(shared_training.share, arguments, label_of(arguments, method), lazy=True)
+
+    def part(self, task: Task, shared: Step) -> Step:
+        """One task's result of a shared run."""
+        own = next(own for own in shared["tasks"] if own["task"] == task.name)
+        arguments = {
+            **{name: shared[name] for name in ("method", "seed", "fraction", "config")},
+            **{name: own[name] for name in ("task", "subset", "subset_seed", "dev_subset") if name in own},
+            "shared": shared.file(TRAINING),
+            "data": self.data_of(task, hashed=False),
+            "about": self.about(task),
+        }
+        return self.step(shared_training.part, arguments, label_of(arguments, shared["method"]), makes_result=True)
+
+    def prepare(self, task: Task) -> Step | None:
+        """The step that prepares a task's data; None where the protocol names a prepared folder."""
+        data = self.data[task.name]
+        if data.source is None:
+            return None
+        digests = {role: entry["sha256"] for role, entry in sorted(data.inputs.items())}
+        arguments = {
+            "task": task.name,
+            "inputs": digests,
+            **{name: Given(value) for name, value in data.source.items()},
+        }
+        return self.step(training.prepare, arguments, f"prepare {task.name}", lazy=True)
+
+    def describe(self, task: Task, config: Training, setting: Setting, seed: int, fraction: float) -> dict[str, Any]:
+        """Arguments of any training run on a task, but for method and ticket."""
+        settings = config.config(*setting)
+        settings["max_positions"] = min(settings["max_positions"] or self.model.positions, self.model.positions)
+        return {
+            "model": self.pretrained(),
+            "data": self.data_of(task),
+            "task": task.name,
+            "metrics": None if task.metrics is None else list(task.metrics),
+            "subset": task.subset,
+            "subset_seed": task.subset_seed,
+            **({} if task.dev_subset is None else {"dev_subset": task.dev_subset}),
+            "fraction": fraction,
+            "seed": seed,
+            "config": settings,
+        }
+
+    def pretrained(self) -> Given:
+        """The pre-trained model, as an argument."""
+        return Given(str(self.model.checkpoint), self.model.inputs["model"]["sha256"])
+
+    def data_of(self, task: Task, hashed: bool = True) -> Given:
+        """A task's prepared folder, as an argument; its inputs stand for it in a key."""
+        data, prepared = self.data[task.name], self.prepare(task)
+        digests = {role: entry["sha256"] for role, entry in sorted(data.inputs.items())}
+        given = Given(str(data.folder)) if prepared is None else prepared.file(DATA)
+        return replace(given, hashed=digests if hashed else NOTHING)
+
+    def about(self, task: Task) -> Given:
+        """What a result tells besides what determines it."""
+        inputs = {**self.model.inputs, **self.data[task.name].inputs}
+        return Given({"experiment": self.protocol.experiment, "model": self.protocol.model_name, "inputs": inputs})
+
+
+def under_ticket(run: Step) -> bool:
+    """Whether a training run, single or shared, has a super ticket."""
+    return run.get("ticket") is not None or any(task["ticket"] is not None for task in run.get("tasks", ()))
+
+
+def label_of(arguments: Mapping[str, Any], what: str) -> str:
+    """A few words for people: "RTE winning 0.2 lr 0.0001 batch 16 seed 1"."""
+    words, config = [str(arguments["task"]), what], arguments["config"]
+    if arguments.get("top_k") and what != "extract":
+        words.append(f"k {arguments['top_k']}")
+    if arguments.get("level") is not None:
+        words.append(f"{arguments['level']:g}")
+    if arguments.get("fraction", 1.0) != 1.0:
+        words.append(f"{100 * arguments['fraction']:g}% of the data")
+    if arguments.get("source_task"):
+        words.append(f"from {arguments['source_task']}")
+    return " ".join([*words, f"lr {config['lr']:g}", f"batch {config['batch_size']}", f"seed {arguments['seed']}"])

@@ -1,0 +1,159 @@
+"""A step: one call of a function with plain arguments, done once and found again by its key for ever.
+
+The key is the hash of the function's name, its arguments and the checksums of its inputs, and of nothing else: no path,
+no time, no version of other packages. Raise RESULT_VERSION when a change to this package changes results. What a step
+writes is in the folder of its key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairseq_tickets.protocol.lab import Lab
+
+RESULT_VERSION = 1
+KEY_LENGTH = 20
+NOTHING = object()
+# Names of outputs
+RESULT, CHECKPOINT, TICKET, TRAINING = "result.json", "checkpoint.pt", "ticket.json", "training.json"
+SCORES, COUNTS, PREDICTIONS, DATA = "scores.npz", "counts.npz", "test.tsv", "data"
+
+
+@dataclass(frozen=True)
+class Given:
+    """An argument that is not what is hashed of it.
+
+    Attributes:
+        value: what the function gets, such as a path.
+        hashed: what stands for it in the key, such as a checksum; NOTHING = it is no part of the key.
+        step, file: the output that must be there before the function can be called, where there is one.
+    """
+
+    value: Any
+    hashed: Any = NOTHING
+    step: Step | None = None
+    file: str = ""
+
+    def unhashed(self) -> Given:
+        """The same, but no part of the key."""
+        return replace(self, hashed=NOTHING)
+
+
+class Step:
+    """A handle on one call; made by `Lab.step`.
+
+    Attributes:
+        key: see the head of this file.
+        function: import path of the function, "package.module:name"; it is called with the folder to write in and the
+            arguments by name.
+        arguments: by name; a `Given` may stand anywhere in them.
+        needs: outputs of other steps among the arguments: (step, file).
+        folder: where its outputs are once it is done.
+        label: a few words for people.
+        makes_result: whether it writes a result file.
+        lazy: whether it is done only where a missing step needs it; other steps are wanted for themselves.
+        predicts: whether it is to write predictions for the test split.
+        order: place among the steps of its experiment.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        function: Callable[..., None],
+        arguments: Mapping[str, Any],
+        label: str,
+        makes_result: bool = False,
+        lazy: bool = False,
+        predicts: bool = False,
+    ) -> None:
+        self.function = f"{function.__module__}:{function.__qualname__}"
+        self.kind = kind_of(function)
+        self.arguments = arguments
+        self.key = step_key(self.kind, arguments)
+        self.folder: Path = lab.folder / self.key
+        self.label, self.makes_result, self.lazy, self.predicts = label, makes_result, lazy, predicts
+        self.needs = tuple((given.step, given.file) for given in _givens(arguments) if given.step is not None)
+        self.order = 0
+        self._lab = lab
+
+    def result(self) -> Any:
+        """Wait until the step is done; its `Result`, or its folder where it makes none."""
+        return self._lab.wait([self])[0]
+
+    def file(self, name: str) -> Given:
+        """One of its outputs, as an argument of another step; the key of this step stands for it."""
+        return Given(str(self.folder / name), self.key, self, name)
+
+    def told(self) -> dict[str, Any]:
+        """What a process that does the step must know: plain values, JSON; an argument `about` tells the key too."""
+        arguments = _resolved(self.arguments)
+        if "about" in arguments:
+            arguments["about"] = {**arguments["about"], "key": self.key}
+        return {
+            "key": self.key,
+            "function": self.function,
+            "arguments": arguments,
+            "needs": [[step.key, file] for step, file in self.needs],
+            "label": self.label,
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        """An argument as it is hashed."""
+        return hashed(self.arguments[name])
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An argument as it is hashed, `default` where the function isn't given it."""
+        return self[name] if name in self.arguments else default
+
+
+def kind_of(function: Callable[..., None]) -> str:
+    """Name of a function in keys: short for this package's own."""
+    own = function.__module__.startswith("fairseq_tickets.protocol.")
+    return function.__name__ if own else f"{function.__module__}.{function.__qualname__}"
+
+
+def step_key(kind: str, arguments: Mapping[str, Any]) -> str:
+    """Hex key of a call."""
+    content = {"result_version": RESULT_VERSION, "kind": kind, **hashed(arguments)}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def hashed(value: Any) -> Any:
+    """A value as it stands in a key."""
+    if isinstance(value, Given):
+        return value.hashed
+    if isinstance(value, Mapping):
+        pairs = ((name, hashed(item)) for name, item in value.items())
+        return {name: item for name, item in pairs if item is not NOTHING}
+    if isinstance(value, (list, tuple)):
+        return [hashed(item) for item in value]
+    return value
+
+
+def _resolved(value: Any) -> Any:
+    """A value as the function gets it."""
+    if isinstance(value, Given):
+        return value.value
+    if isinstance(value, Mapping):
+        return {name: _resolved(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_resolved(item) for item in value]
+    return value
+
+
+def _givens(value: Any) -> Iterator[Given]:
+    if isinstance(value, Given):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _givens(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _givens(item)

@@ -1,0 +1,152 @@
+"""One step in a process of its own: claim its folder, call its function, publish what it wrote.
+
+The function writes into a folder of this attempt; its files are moved to the step's folder when it has returned, and
+`done.json` is written last. Whatever ends the process before that leaves the step not done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import read_json, sync, write_json
+from fairseq_tickets.protocol import lease
+from fairseq_tickets.protocol.steps import RESULT
+from fairseq_tickets.protocol.store import DONE, check_output, done_facts, inputs_of, write_done
+
+LOG = "log.txt"
+FINISHED, FAILED, TAKEN, GONE = "finished", "failed", "taken", "gone"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a step needs of the machine it is done on: CPU cores, GPUs, and bytes of memory (0 = not said)."""
+
+    cpus: int = 1
+    gpus: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A step, for another process; plain values.
+
+    Attributes:
+        folder: of the experiment.
+        told: see `Step.told`.
+        stale: number of the claim on the step's folder that may be taken over, see `lease`.
+        again: do it though it is done: an output of it is missing.
+    """
+
+    folder: str
+    told: Mapping[str, Any]
+    resources: Resources = field(default_factory=Resources)
+    stale: int | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended.
+
+    Attributes:
+        status: FINISHED; FAILED, by itself; TAKEN: another process does it; GONE: an output that it needs is not there.
+        message: the reason.
+    """
+
+    status: str
+    message: str = ""
+
+
+def do(call: Call) -> Outcome:
+    """Do a step in this process, which should do nothing else: its output goes to the step's log."""
+    folder = Path(call.folder) / call.told["key"]
+    try:
+        held = lease.claim(folder, _lost, call.stale)
+        if isinstance(held, lease.Claim):
+            return Outcome(TAKEN, held.name())
+        try:
+            if done_facts(folder) is not None and not call.again:
+                return Outcome(FINISHED)
+            _open_log(folder / LOG)
+            if held.before is not None:
+                print(f"taken over from {held.before.name()}, which has ended or gives no sign of life", flush=True)
+            for key, file in call.told["needs"]:
+                facts = done_facts(folder.parent / key)
+                if facts is None or not (folder.parent / key / file).is_file():
+                    return Outcome(GONE, f"{folder.parent / key / file} is not there")
+                check_output(folder.parent / key, file, facts)
+            began = time.monotonic()
+            held.workplace.mkdir(parents=True)
+            write_json(folder / "spec.json", call.told)
+            _function(call.told["function"])(held.workplace, **call.told["arguments"])
+            _publish(folder, held, time.monotonic() - began)
+            return Outcome(FINISHED)
+        finally:
+            held.release()
+    except UserError as error:
+        with contextlib.suppress(OSError):
+            print(error, flush=True)
+        return Outcome(FAILED, str(error))
+    except OSError as error:
+        return Outcome(FAILED, f"cannot write in {folder}: {error.strerror or error}")
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
+        from fairseq_tickets.compat import user_error_line
+
+        return Outcome(FAILED, user_error_line(error) or f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _publish(folder: Path, held: lease.Lease, seconds: float) -> None:
+    """Move what an attempt wrote to the step's folder and mark it as done."""
+    made = sorted(held.workplace.iterdir(), key=lambda path: path.name == RESULT)
+    content = read_json(made[-1], "result") if made and made[-1].name == RESULT else {}
+    for path in held.workplace.rglob("*"):
+        sync(path)
+    if not held.held():
+        raise UserError("another process has taken this step over")
+    for name in (DONE, RESULT):
+        (folder / name).unlink(missing_ok=True)
+    for path in made:
+        if (folder / path.name).is_dir():
+            shutil.rmtree(folder / path.name)
+        os.replace(path, folder / path.name)
+    files = [file for path in made for file in _files(folder / path.name)]
+    facts = {"seconds": round(seconds, 3), "where": socket.gethostname(), "inputs": inputs_of(content)}
+    write_done(folder, files, facts)
+
+
+def _files(path: Path) -> list[Path]:
+    return [inside for inside in path.rglob("*") if inside.is_file()] if path.is_dir() else [path]
+
+
+def _function(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _open_log(path: Path) -> None:
+    """Send this process's output to a new log."""
+    path.unlink(missing_ok=True)  # a suspended process may still write into the old one
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _lost() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

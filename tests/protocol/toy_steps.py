@@ -1,0 +1,134 @@
+"""An experiment whose steps take no time and load nothing: what engines, leases and the driver are tried with.
+
+python -m tests.protocol.toy_steps FOLDER ENGINE WORKERS RECIPE
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.engines import Engine, Options, local, start_engine
+from fairseq_tickets.protocol.experiment import Driver, Progress
+from fairseq_tickets.protocol.lab import Lab
+from fairseq_tickets.protocol.steps import Step
+from fairseq_tickets.protocol.store import Store
+
+SAID = "said.txt"
+
+
+def say(folder: Path, text: str, seconds: float = 0.0, after: Any = ()) -> None:
+    """Write a text, and the texts that it comes after; each start is noted beside the experiment."""
+    with (folder.parent.parent / "starts.txt").open("a") as starts:
+        starts.write(f"{text} {os.getpid()}\n")
+    time.sleep(seconds)
+    (folder / SAID).write_text("".join(Path(path).read_text() for path in after) + text)
+
+
+def fail(folder: Path, message: str) -> None:
+    """Fail as a step does that has a reason."""
+    raise UserError(message)
+
+
+def die(folder: Path, text: str) -> None:
+    """End without a word, as by a fault of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nothing(folder: Path, number: int) -> None:
+    """A step that writes nothing."""
+
+
+def lab_at(folder: Path, acts: bool = True) -> Lab:
+    """A lab for the recipes below."""
+    protocol: Any = SimpleNamespace(seeds=(1,), keep_checkpoints=False)
+    model: Any = None
+    return Lab(protocol, model, {}, Store(folder), acts)
+
+
+def said(lab: Lab, text: str, *after: Step, seconds: float = 0.0) -> Step:
+    return lab.step(say, {"text": text, "seconds": seconds, "after": [step.file(SAID) for step in after]}, text)
+
+
+def chain(lab: Lab) -> None:
+    """Three steps after one, in a branch; one more that depends on a result."""
+
+    def branch(lab: Lab, name: str) -> Step:
+        first = said(lab, name)
+        others = [said(lab, f"{name}{number}", first, seconds=0.2) for number in range(3)]
+        last = said(lab, f"{name}!", *others)
+        text = (last.result() / SAID).read_text()
+        return said(lab, f"{name}:{len(text)}", last)
+
+    for name in ("a", "b"):
+        lab.branch(branch, name)
+
+
+def slow(lab: Lab) -> None:
+    """Four steps of some seconds."""
+    for number in range(4):
+        said(lab, f"slow{number}", seconds=3.0)
+
+
+def failing(lab: Lab) -> None:
+    """One step fails by itself, one is fine, one waits for the failed one."""
+    bad = lab.step(fail, {"message": "there is a reason"}, "bad")
+    said(lab, "good")
+
+    def branch(lab: Lab) -> None:
+        bad.result()
+        said(lab, "never")
+
+    lab.branch(branch)
+
+
+def dying(lab: Lab) -> None:
+    lab.step(die, {"text": "x"}, "dies")
+
+
+RECIPES = {"chain": chain, "slow": slow, "failing": failing, "dying": dying}
+
+
+def drive(lab: Lab, engine: Engine, recipe: Callable[[Lab], None]) -> list[Progress]:
+    """Do a recipe; what was told."""
+    told: list[Progress] = []
+    try:
+        Driver(lab, engine, told.append).drive(recipe)
+    except UserError:
+        engine.close(kill=False)
+        raise
+    except BaseException:
+        engine.close(kill=True)
+        raise
+    finally:
+        lab.end()
+    engine.close(kill=False)
+    return told
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """What was said, by key."""
+    return {path.parent.name: path.read_text() for path in sorted(folder.glob(f"*/{SAID}"))}
+
+
+def main(folder: str, engine: str, workers: str, recipe: str) -> int:
+    """See the head of this file."""
+    local.PRELOADED = []
+    path = Path(folder)
+    try:
+        drive(lab_at(path), start_engine(engine, Options(workers=int(workers)), path), RECIPES[recipe])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
