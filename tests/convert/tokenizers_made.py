@@ -34,14 +34,14 @@ def write_model(folder: Path, kind: str, rows: int, **settings: Any) -> None:
     getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
 
 
-def wordpiece(folder: Path, text: Sequence[str], **stated: Any) -> None:
+def wordpiece(folder: Path, text: Sequence[str], size: int = SIZE, **stated: Any) -> None:
     """vocab.txt and tokenizer_config.json."""
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
         lowercase=stated["do_lower_case"], strip_accents=stated.get("strip_accents")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(text, trainers.WordPieceTrainer(vocab_size=SIZE, special_tokens=BERT_SPECIAL))
+    tokenizer.train_from_iterator(text, trainers.WordPieceTrainer(vocab_size=size, special_tokens=BERT_SPECIAL))
     words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
     config = {"tokenizer_class": "BertTokenizer", **stated}
@@ -49,12 +49,12 @@ def wordpiece(folder: Path, text: Sequence[str], **stated: Any) -> None:
     write_model(folder, "Bert", len(words))
 
 
-def byte_level(text: Sequence[str], prefix: bool, special: list[str]) -> Any:
+def byte_level(text: Sequence[str], prefix: bool, special: list[str], size: int = SIZE) -> Any:
     """GPT-2's kind of BPE."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=SIZE, special_tokens=special, initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet)
     tokenizer.train_from_iterator(text, trainer)
     return tokenizer
 
@@ -69,9 +69,9 @@ def split_bpe(folder: Path, tokenizer: Any, names: tuple[str, str]) -> dict[str,
     return vocabulary
 
 
-def roberta_files(folder: Path, text: Sequence[str], prefix: bool) -> None:
+def roberta_files(folder: Path, text: Sequence[str], prefix: bool, size: int = SIZE) -> None:
     """vocab.json and merges.txt, with RoBERTa's special words where RoBERTa has them."""
-    tokenizer = byte_level(text, prefix, ROBERTA_SPECIAL[:4])
+    tokenizer = byte_level(text, prefix, ROBERTA_SPECIAL[:4], size)
     vocabulary = split_bpe(folder, tokenizer, ("vocab.json", "merges.txt"))
     vocabulary["<mask>"] = len(vocabulary)
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
@@ -88,7 +88,7 @@ def roberta_json(folder: Path, text: Sequence[str], prefix: bool) -> None:
     write_model(folder, "Roberta", tokenizer.get_vocab_size())
 
 
-def sentencepiece_file(folder: Path, text: Sequence[str]) -> None:
+def sentencepiece_file(folder: Path, text: Sequence[str], size: int = SIZE) -> None:
     """sentencepiece.bpe.model with XLM-R's special pieces."""
     import io
 
@@ -96,29 +96,29 @@ def sentencepiece_file(folder: Path, text: Sequence[str]) -> None:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(text), model_writer=model, vocab_size=SIZE, num_threads=1, minloglevel=2
+        sentence_iterator=iter(text), model_writer=model, vocab_size=size, num_threads=1, minloglevel=2
     )
     (folder / "sentencepiece.bpe.model").write_bytes(model.getvalue())
     config = {"tokenizer_class": "XLMRobertaTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    write_model(folder, "XLMRoberta", SIZE + 2)  # <pad> and <mask> are no pieces of the model
+    write_model(folder, "XLMRoberta", size + 2)  # <pad> and <mask> are no pieces of the model
 
 
-def unigram_json(folder: Path, text: Sequence[str]) -> None:
+def unigram_json(folder: Path, text: Sequence[str], size: int = SIZE) -> None:
     """tokenizer.json with a unigram model, in XLM-R's order."""
     tokenizer = tokenizers.Tokenizer(models.Unigram())
     tokenizer.normalizer = tokenizers.normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=SIZE, special_tokens=ROBERTA_SPECIAL[:4], unk_token="<unk>")
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=ROBERTA_SPECIAL[:4], unk_token="<unk>")
     tokenizer.train_from_iterator(text, trainer)
     tokenizer.add_special_tokens(["<mask>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     write_model(folder, "XLMRoberta", tokenizer.get_vocab_size())
 
 
-def public_bpe(folder: Path, text: Sequence[str]) -> None:
+def public_bpe(folder: Path, text: Sequence[str], size: int = SIZE) -> None:
     """What fairseq's public folders hold: encoder.json, vocab.bpe, and a dict.txt of numbers in another order."""
-    tokenizer = byte_level(text, False, ["<|endoftext|>"])
+    tokenizer = byte_level(text, False, ["<|endoftext|>"], size)
     vocabulary = split_bpe(folder, tokenizer, ("encoder.json", "vocab.bpe"))
     numbers = sorted(vocabulary.values(), key=lambda number: number * 7919 % 1009)
     fillers = [f"madeupword{number:04d}" for number in range(3)]
