@@ -1,16 +1,19 @@
 """What one training step costs: a dominant ticket's columns beside full fine-tuning, LoRA, SHiRA and biases only.
 
-    python benchmarks/step_cost.py --output step_cost.json                 # RoBERTa-large's shape
-    python benchmarks/step_cost.py --layers 2 --repeats 2 --steps 3        # reduced, minutes
-    python benchmarks/step_cost.py --amp --device cuda --output gpu.json   # bfloat16 autocast
+    python benchmarks/step_cost.py --output step_cost.json            # RoBERTa-large's shape, float32 and bf16
+    python benchmarks/step_cost.py --model minilm --shapes 16x32 --threads 1 2
+    python benchmarks/step_cost.py --layers 2 --repeats 2 --steps 3   # reduced, minutes
+    python benchmarks/step_cost.py --device cuda --output gpu.json
 
-A step is zero_grad, forward, cross-entropy, backward and AdamW, on random weights and tokens, in training mode with
-dropout. Every side runs in a process of its own, so that its peak memory is its own; the sides take turns, `--repeats`
-times, so that the machine's load falls on all. Time is the median over all steps but each process's first. CPU seconds
-stand beside wall seconds, for machines that do other work meanwhile; the time ratios are theirs on a CPU. Memory is the
-peak during steps, above what the process took before it built its model: weights, gradients, optimizer state,
-activations. `saved` is what a checkpoint of the trained part holds, without optimizer state. Ratios are to stock
-fairseq's full fine-tuning and to LoRA.
+A step is zero_grad, forward, cross-entropy, backward and (fused) AdamW, on random weights and tokens, in training
+mode with dropout. bf16 is autocast; a dominant ticket's frozen weights are then kept in bf16, as `fairseq-train`
+does. Every side runs in a process of its own, so that its peak memory is its own; the sides take turns, `--repeats`
+times, so that the machine's load falls on all. Time is the median over all steps but each process's first. CPU
+seconds stand beside wall seconds, for machines that do other work meanwhile; the time ratios are theirs on a CPU.
+Memory is the peak during steps, above what the process took before it built its model: weights, gradients, optimizer
+state, activations. `products` is the limit: the time of the step's matrix products alone, with the same weights in
+the same process, over that of the step. `saved` is what a checkpoint of the trained part holds, without optimizer
+state. Ratios are to stock fairseq's full fine-tuning and to LoRA.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import json
 import os
 import platform
@@ -39,7 +43,14 @@ from torch import Tensor, nn
 from fairseq_tickets.files import write_json
 
 VOCABULARY, POSITIONS, CLASSES, PAD = 50265, 512, 2, 1
+MODELS = {  # layers, embed_dim, ffn_dim, heads
+    "roberta-large": (24, 1024, 4096, 16),
+    "roberta-base": (12, 768, 3072, 12),
+    "minilm": (6, 384, 1536, 12),
+}
 HEAD = "sentence_classification_head"
+PRECISIONS = ("float32", "bf16")
+HIDDEN = ("output", "only", "batch", "tokens", "precision")
 
 
 class Side:
@@ -117,16 +128,20 @@ def ticket_full(args: argparse.Namespace) -> Side:
     return fairseq_side(ticket_roberta(args), lambda model: model.state_dict().values())
 
 
-def columns(make: Callable[[Any], Any], frozen_dtype: Any = None) -> Callable[[argparse.Namespace], Side]:
-    """`ticket_roberta` split by the columns of a ticket."""
+def columns(
+    make: Callable[[Any], Any], frozen: str = "auto", recompute: str = "auto"
+) -> Callable[[argparse.Namespace], Side]:
+    """`ticket_roberta` split by the columns of a ticket; `frozen` and `recompute` as fairseq-train's options."""
 
     def side(args: argparse.Namespace) -> Side:
         from fairseq_tickets.dominant_ticket.columns import apply_ticket
         from fairseq_tickets.encoder_layer import encoder_layers
+        from fairseq_tickets.plugin.mixed_precision import frozen_dtype
 
         model = ticket_roberta(args)
         model.encoder.requires_grad_(False)
-        apply_ticket(encoder_layers(model), make(model.ticket_encoder.shape), frozen_dtype)
+        kept_in = frozen_dtype(frozen, args.precision)
+        apply_ticket(encoder_layers(model), make(model.ticket_encoder.shape), kept_in, recompute)
         return fairseq_side(model, trained_tensors)
 
     return side
@@ -212,7 +227,9 @@ SIDES: dict[str, Callable[[argparse.Namespace], Side]] = {
     "ticket_roberta, all weights": ticket_full,
     "Dominant-1": columns(spread_ticket(1)),
     "Dominant-3": columns(spread_ticket(3)),
-    "Dominant-1, frozen weights bf16": columns(spread_ticket(1), torch.bfloat16),
+    "Dominant-1, frozen weights float32": columns(spread_ticket(1), frozen="float32"),
+    "Dominant-1, attention worked out again": columns(spread_ticket(1), recompute="always"),
+    "Dominant-1, attention kept": columns(spread_ticket(1), recompute="never"),
     "BitFit ticket": columns(bitfit),
     "transformers, all weights": lambda args: transformers_side(args, lambda model: model),
     LORA: lora,
@@ -223,17 +240,17 @@ SIDES: dict[str, Callable[[argparse.Namespace], Side]] = {
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Build one side and take its steps; seconds of each but the first, and bytes."""
-    threads = args.threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(args.threads[0] or torch.get_num_threads())
     torch.manual_seed(1)
     import_what_it_needs(name)
     before = held(args.device)
     side = SIDES[name](args)
     side.model.to(args.device).train()
-    optimizer = torch.optim.AdamW(side.trained, lr=1e-5)
+    optimizer = torch.optim.AdamW(side.trained, lr=1e-5, fused=True)
     tokens = torch.randint(4, VOCABULARY, (args.batch, args.tokens), device=args.device)
     labels = torch.randint(CLASSES, (args.batch,), device=args.device)
-    autocast = torch.autocast(torch.device(args.device).type, torch.bfloat16) if args.amp else contextlib.nullcontext()
+    half = args.precision == "bf16"
+    autocast = torch.autocast(torch.device(args.device).type, torch.bfloat16) if half else contextlib.nullcontext()
 
     def step() -> None:
         optimizer.zero_grad()
@@ -245,14 +262,59 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     gc.collect()
     start_peak(args.device)
     walls, cpus = zip(*(timed(step, args.device) for _ in range(args.steps + 1)))
+    most = peak(args.device) - before
+    limit = {}
+    if name.startswith("Dominant"):
+        multiply = products(side.model, args)
+        wall, cpu = zip(*(timed(multiply, args.device) for _ in range(args.steps + 1)))
+        limit = {"products_wall_seconds": wall[1:], "products_cpu_seconds": cpu[1:]}
     return {
         "wall_seconds": walls[1:],
         "cpu_seconds": cpus[1:],
-        "peak_bytes": peak(args.device) - before,
+        **limit,
+        "peak_bytes": most,
         "saved_bytes": side.saved,
         "trained_parameters": sum(p.numel() for p in side.trained),
         "parameters": sum(p.numel() for p in side.model.parameters()),
     }
+
+
+def products(model: Any, args: argparse.Namespace) -> Callable[[], None]:
+    """The matrix products of a dominant ticket's step and nothing else: every layer's six, forward and backward (the
+    first layer's q, k and v have no backward one, since embeddings are frozen; of the last layer q, W^O, FC1 and FC2
+    see one token an example), and attention's two forward and four backward."""
+    from fairseq_tickets.encoder_layer import encoder_layers
+    from fairseq_tickets.parameters import MATRICES
+
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    layers = encoder_layers(model)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=args.device, dtype=dtype)
+
+    rows = {
+        count: {w: random(count, w) for w in (args.embed_dim, args.ffn_dim)}
+        for count in (args.batch, args.batch * args.tokens)
+    }
+    heads, width = args.batch * args.heads, args.embed_dim // args.heads
+    q, k = (random(heads, args.tokens, width) for _ in range(2))
+    p = random(heads, args.tokens, args.tokens)
+
+    @torch.no_grad()
+    def multiply() -> None:
+        for index, layer in enumerate(layers):
+            for name in MATRICES:
+                weight = getattr(layer.self_attn if name.endswith("_proj") else layer, name).weight.to(dtype)
+                few = layer is layers[-1] and name not in ("k_proj", "v_proj")
+                x = rows[args.batch if few else args.batch * args.tokens]
+                F.linear(x[weight.shape[1]], weight)
+                if index or name not in ("q_proj", "k_proj", "v_proj"):
+                    x[weight.shape[0]] @ weight
+            for _ in range(3 if layer is not layers[-1] else 0):
+                torch.bmm(q, k.transpose(1, 2))
+                torch.bmm(p, k)
+
+    return multiply
 
 
 def import_what_it_needs(name: str) -> None:
@@ -264,10 +326,10 @@ def import_what_it_needs(name: str) -> None:
         from fairseq_tickets import plugin  # noqa: F401
 
 
-def one_turn(name: str, shape: tuple[int, int], words: list[str]) -> dict[str, Any]:
+def one_turn(name: str, shape: tuple[int, int], precision: str, threads: int, words: list[str]) -> dict[str, Any]:
     """`measure` in a fresh process."""
-    command = [sys.executable, str(Path(__file__).resolve()), *words, "--only", name]
-    command += ["--batch", str(shape[0]), "--tokens", str(shape[1])]
+    command = [sys.executable, str(Path(__file__).resolve()), *words, "--only", name, "--precision", precision]
+    command += ["--batch", str(shape[0]), "--tokens", str(shape[1]), "--threads", str(threads)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -286,6 +348,12 @@ def summary(turns: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
             "peak_bytes": statistics.median(turn["peak_bytes"] for turn in found),
             "wall_seconds": [round(s, 4) for s in walls],
         }
+        limit = [s for turn in found for s in turn.get("products_cpu_seconds", ())]
+        if limit:
+            made[name]["median_products_cpu_seconds"] = statistics.median(limit)
+            made[name]["median_products_wall_seconds"] = statistics.median(
+                s for turn in found for s in turn["products_wall_seconds"]
+            )
     for row in made.values():
         for other, label in ((BASE, "full"), (LORA, "lora")):
             if other in made:
@@ -294,22 +362,24 @@ def summary(turns: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
     return made
 
 
-def table(rows: dict[str, dict[str, Any]], shape: tuple[int, int], clock: str) -> str:
+def table(rows: dict[str, dict[str, Any]], title: str, clock: str) -> str:
     """What is printed, in markdown; `clock` is "wall" or "cpu", for the ratios."""
     lines = [
-        f"\nbatch {shape[0]} x {shape[1]}",
+        f"\n{title}",
         "| what | trained | wall s | CPU s | peak GB | saved MB "
-        "| time / full | time / LoRA | memory / full | memory / LoRA |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| time / full | time / LoRA | memory / full | memory / LoRA | products |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
-        ratios = (
+        ratios = [
             f"{row[key]:.2f}" if key in row else ""
             for key in (
                 *(f"median_{clock}_seconds_to_full", f"median_{clock}_seconds_to_lora"),
                 *("peak_bytes_to_full", "peak_bytes_to_lora"),
             )
-        )
+        ]
+        limit = row.get(f"median_products_{clock}_seconds")
+        ratios.append("" if limit is None else f"{limit / row[f'median_{clock}_seconds']:.0%}")
         lines.append(
             f"| {name} | {row['trained_parameters']:,} | {row['median_wall_seconds']:.3f} | "
             f"{row['median_cpu_seconds']:.3f} | {row['peak_bytes'] / 1e9:.2f} | {row['saved_bytes'] / 1e6:.1f} | "
@@ -322,48 +392,50 @@ def table(rows: dict[str, dict[str, Any]], shape: tuple[int, int], clock: str) -
 def main() -> None:
     """Measure, print and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--embed-dim", type=int, default=1024)
-    parser.add_argument("--ffn-dim", type=int, default=4096)
-    parser.add_argument("--heads", type=int, default=16)
+    parser.add_argument("--model", choices=list(MODELS), default="roberta-large", help="whose shape")
+    for place, option in enumerate(("--layers", "--embed-dim", "--ffn-dim", "--heads")):
+        parser.add_argument(option, type=int, help=f"in place of the model's, such as {MODELS['roberta-large'][place]}")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--shapes", nargs="+", default=["4x128", "16x64"], help="batches as sentences x tokens")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES), metavar="NAME")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a turn, after one untimed")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
+    parser.add_argument("--threads", type=int, nargs="+", default=[0], help="CPU threads; 0 = PyTorch's choice")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--amp", action="store_true", help="autocast in bfloat16")
     parser.add_argument("--output", metavar="FILE", help="JSON file")
     parser.add_argument("--only", choices=list(SIDES), help=argparse.SUPPRESS)
+    parser.add_argument("--precision", choices=PRECISIONS, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=4, help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, default=128, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    for name, value in zip(("layers", "embed_dim", "ffn_dim", "heads"), MODELS[args.model]):
+        setattr(args, name, getattr(args, name) or value)
     if args.only:
         warnings.simplefilter("ignore")
         print(json.dumps(measure(args.only, args)))
         return
     result: dict[str, Any] = {
         "benchmark": "step_cost",
-        "options": {k: v for k, v in vars(args).items() if k not in ("output", "only", "batch", "tokens")},
+        "options": {k: v for k, v in vars(args).items() if k not in HIDDEN},
         "machine": {
             "device": torch.cuda.get_device_name() if on_gpu(args.device) else platform.machine(),
             "cores": os.cpu_count(),
             "load_average_at_start": os.getloadavg()[0],
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "shapes": {},
+        "tables": [],
     }
-    for text in args.shapes:
+    for precision, threads, text in itertools.product(args.precisions, args.threads, args.shapes):
         batch, _, tokens = text.partition("x")
-        shape = int(batch), int(tokens)
+        title = f"{args.model}, {precision}, batch {batch} x {tokens}" + (f", {threads} threads" if threads else "")
         turns: dict[str, list[dict[str, Any]]] = {name: [] for name in args.sides}
-        for turn in range(args.repeats):
-            for name in args.sides:
-                print(f"{text}: turn {turn + 1} of {args.repeats}: {name}", file=sys.stderr, flush=True)
-                turns[name].append(one_turn(name, shape, sys.argv[1:]))
-        result["shapes"][text] = summary(turns)
-        print(table(result["shapes"][text], shape, "cpu" if args.device == "cpu" else "wall"), flush=True)
+        for turn, name in itertools.product(range(args.repeats), args.sides):
+            print(f"{title}: turn {turn + 1} of {args.repeats}: {name}", file=sys.stderr, flush=True)
+            turns[name].append(one_turn(name, (int(batch), int(tokens)), precision, threads, sys.argv[1:]))
+        rows = summary(turns)
+        result["tables"].append({"precision": precision, "threads": threads, "shape": text, "sides": rows})
+        print(table(rows, title, "cpu" if args.device == "cpu" else "wall"), flush=True)
     if args.output:
         write_json(args.output, result)
 

@@ -97,7 +97,10 @@ def test_multitask(measure: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest
             "--embed-dim 64 --ffn-dim 128 --heads 4 --vocab-size 500 --batch-size 2 --tokens 16 --repeats 1",
         ),
         ("compact", "--levels 0.5 --repeats 1 --batch-size 1 --tokens 16"),
-        ("step_cost", "--embed-dim 64 --ffn-dim 128 --heads 4 --shapes 1x8 --sides Dominant-1 --repeats 1 --steps 1"),
+        (
+            "step_cost",
+            "--model minilm --embed-dim 64 --shapes 1x8 --sides Dominant-1 --repeats 1 --steps 1 --threads 1",
+        ),
         ("salience", "--batches 1 --batch-size 2 --tokens 8 --repeats 1 --vocab-size 50"),
         ("extraction", ""),
         ("startup", "--rounds 3"),
