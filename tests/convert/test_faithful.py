@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fairseq_tickets.cli import main
 from fairseq_tickets.convert import import_folder
+from fairseq_tickets.data.tokenization import load_tokenizer
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.plugin.loading import load_finetuned
 from fairseq_tickets.tickets import SuperTicket
@@ -78,6 +79,7 @@ class Kind(NamedTuple):
     write: Callable[[Path, list[str]], None]
     separator: Optional[int]
     regression: bool = False
+    as_source: bool = True  # transformers reads the source folder's pieces as they are trained on
 
 
 KINDS = {
@@ -90,15 +92,17 @@ KINDS = {
     "WordPiece, cased without accents": Kind(
         lambda f, t: made.wordpiece(f, t, do_lower_case=False, strip_accents=True), None, True
     ),
-    "encoder.json and vocab.bpe": Kind(public, 2),
+    "encoder.json and vocab.bpe": Kind(public, 2, as_source=False),
     "vocab.json and merges.txt": Kind(lambda f, t: made.roberta_files(f, t, False), 2),
     "vocab.json and merges.txt, no separator": Kind(lambda f, t: made.roberta_files(f, t, False), None),
     "vocab.json and merges.txt, prefix space": Kind(lambda f, t: made.roberta_files(f, t, True), 2, True),
     "tokenizer.json, byte level": Kind(lambda f, t: made.roberta_json(f, t, False), None, True),
-    "tokenizer.json, byte level, prefix space": Kind(lambda f, t: made.roberta_json(f, t, True), 2),
-    "sentencepiece": Kind(made.sentencepiece_file, 2),
-    "sentencepiece, no separator": Kind(made.sentencepiece_file, None),
-    "tokenizer.json, unigram": Kind(made.unigram_json, 2, True),
+    # here transformers overrules tokenizer.json by its class's defaults
+    "tokenizer.json, byte level, prefix space": Kind(lambda f, t: made.roberta_json(f, t, True), 2, as_source=False),
+    # it reads sentencepiece models only with the package protobuf
+    "sentencepiece": Kind(made.sentencepiece_file, 2, as_source=False),
+    "sentencepiece, no separator": Kind(made.sentencepiece_file, None, as_source=False),
+    "tokenizer.json, unigram": Kind(made.unigram_json, 2, True, as_source=False),
 }
 
 
@@ -142,6 +146,8 @@ def transformers_side(folder: Path, rows: Pairs) -> tuple[list[list[int]], Tenso
 def test_numbers_and_logits_are_those_of_training(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from transformers import AutoTokenizer
+
     kind = KINDS[name]
     task, label = ("STS-B", str) if kind.regression else ("RTE", lambda word: "01"[word == "entailment"])
     rows = pairs(task, label)
@@ -153,6 +159,10 @@ def test_numbers_and_logits_are_those_of_training(
     kind.write(source, [text for a, b, _ in rows[:50] for text in (a, b)])
     if kind.write is not public:
         import_folder(source, base)
+    if kind.as_source:
+        theirs, ours = AutoTokenizer.from_pretrained(source, split_special_tokens=True), load_tokenizer(base)
+        for text in (text for a, b, _ in rows for text in (a, b)):
+            assert theirs.tokenize(text) == ours.encode(text)
     file, data = str(write_rows(tmp_path / "rows.tsv", rows)), tmp_path / "data"
     words = ["--train", file, "--valid", file, "--columns", "a,b", "--tokenizer", str(base), "--output", str(data)]
     assert main(["prepare", *words, *(["--regression"] if kind.regression else ["--labels", "0,1"])]) == 0
