@@ -15,8 +15,10 @@ from fairseq_tickets.analysis.figure_style import (
     MARKERS,
     ORANGE,
     PAGE,
+    PURPLE,
     SKY,
     VERMILION,
+    YELLOW,
     new_figure,
     styled,
 )
@@ -40,8 +42,9 @@ _LINES: dict[str, tuple[str, str, Any]] = {
     "random_dimensions": (ORANGE, "Random", DASHES[1]),
     "bitfit": (GREEN, "BitFit", DASHES[2]),
     "random_elements": (VERMILION, "random elements", DASHES[4]),
+    "salience": (PURPLE, "Salience", DASHES[5]),
 }
-_SECOND = {BLUE: SKY, ORANGE: VERMILION}
+_SECOND = {BLUE: SKY, ORANGE: VERMILION, PURPLE: YELLOW}
 
 
 def out_weighted(counts: Mapping[str, DimensionCounts]) -> Figure:

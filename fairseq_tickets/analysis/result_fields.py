@@ -20,6 +20,7 @@ METHODS = (
     "random_dimensions",
     "bitfit",
     "random_elements",
+    "salience",
     "mt_dnn",
     "ticket_share",
     "mt_dnn+st",

@@ -27,21 +27,31 @@ from fairseq_tickets.analysis.table_parts import (
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.tickets import DominantTicket, ticket_from_json
 
+_OF_DIMENSIONS = ("dominant", "random_dimensions", "salience")
 _COLUMNS = ("QNLI", "SST-2", "MNLI", "CoLA", "MRPC", "STS-B", "RTE", "QQP")
 
 
 def dominant_against_random(results: Sequence[Result]) -> Table:
-    """Table 2: full fine-tuning, Random-k, Dominant-k for every k found, and BitFit."""
-    wanted = select(results, method={"full", "random_dimensions", "dominant", "bitfit"}, train_fraction=1.0)
+    """Table 2: full fine-tuning, Random-k, Dominant-k for every k found, and BitFit; Salience-k where it was run."""
+    wanted = select(results, method={"full", "bitfit", *_OF_DIMENSIONS}, train_fraction=1.0)
     wanted = select(wanted, source_task=None) + [r for r in wanted if r.source_task is not None and r.method != "full"]
-    if not select(wanted, method={"dominant", "random_dimensions", "bitfit"}):
-        raise UserError("the table needs dominant, random_dimensions or bitfit runs; the result files have none")
+    if not select(wanted, method={"bitfit", *_OF_DIMENSIONS}):
+        raise UserError(
+            "the table needs dominant, random_dimensions, bitfit or salience runs; the result files have none"
+        )
     largest_first = sorted({r.top_k for r in wanted if r.top_k is not None}, reverse=True)
     lines: list[tuple[str, str, int | None]] = [("Full-ft", "full", None)]
     for k in largest_first:
+        if k == largest_first[-1]:
+            lines.append(("BitFit", "bitfit", None))
         lines += [(f"Random-{k}", "random_dimensions", k), (f"Dominant-{k}", "dominant", k)]
-    lines.insert(len(lines) - 2 if len(largest_first) > 1 else 1, ("BitFit", "bitfit", None))
-    return _table("The dominant winning ticket against random tickets", wanted, lines)
+        if select(wanted, method="salience", top_k=k):
+            lines.append((f"Salience-{k}", "salience", k))
+    if not largest_first:
+        lines.append(("BitFit", "bitfit", None))
+    table = _table("The dominant winning ticket against random tickets", wanted, lines)
+    table.notes += _how_salient(select(wanted, method="salience"))
+    return table
 
 
 def random_elements(results: Sequence[Result]) -> Table:
@@ -139,6 +149,13 @@ def _range(texts: Sequence[str]) -> Cell:
     if not texts:
         return NOT_MEASURED
     return Cell(texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}")
+
+
+def _how_salient(runs: Sequence[Result]) -> list[str]:
+    """How the tickets of salience runs were found, as they say."""
+    facts = [(run.ticket or {}).get("provenance") or {} for run in runs]
+    told = sorted({f"{fact.get('metric')} over {fact.get('examples')} examples" for fact in facts})
+    return [f"Salience: tickets of one pass at the pre-trained weights, metric {'; '.join(told)}"] if told else []
 
 
 def _note_sources(runs: dict[str, list[Result]], row: str, notes: list[str]) -> None:

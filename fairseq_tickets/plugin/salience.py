@@ -44,6 +44,9 @@ def checkpoint_salience(
     device: str = "cpu",
     bf16: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    train_examples: int | None = None,
+    train_examples_seed: int = 1,
+    max_positions: int | None = None,
 ) -> tuple[Salience, DimensionSalience]:
     """Salience of every input dimension: to choose from, and to be saved. Each worker of torch.distributed does a part.
 
@@ -60,6 +63,9 @@ def checkpoint_salience(
         device: where to run, "cpu" or "cuda".
         bf16: run under autocast in bfloat16.
         progress: called with (examples just done by this worker, examples of all workers).
+        train_examples, train_examples_seed: take the sample from this random part of the training data, the one that
+            the task's options of these names train on; None = from all.
+        max_positions: examples are cut to so many tokens; None = what the task's option says.
 
     Raises:
         UserError: whatever is wrong with the files, or an option out of its range.
@@ -71,7 +77,10 @@ def checkpoint_salience(
     for option, value in (("examples", examples), ("batch-size", batch_size)):
         if value < 1:
             raise UserError(f"--{option} is {value}; it must be at least 1")
-    model, task = load_pretrained(pretrained, data, seed, separator_token)
+    part: dict[str, Any] = {"train_examples": train_examples, "train_examples_seed": train_examples_seed}
+    if max_positions is not None:
+        part["max_positions"] = max_positions
+    model, task = load_pretrained(pretrained, data, seed, separator_token, **part)
     model.to(device)
     dataset = task.load_dataset(split)
     chosen = sample_of(len(dataset), examples)
@@ -127,7 +136,7 @@ def checkpoint_salience(
 
 
 def load_pretrained(
-    path: PathLike, data: PathLike, seed: int, separator_token: int | None = None
+    path: PathLike, data: PathLike, seed: int, separator_token: int | None = None, **task_options: Any
 ) -> tuple[TicketRobertaModel, TicketSentencePredictionTask]:
     """A pre-trained model with a new head for a task, in evaluation mode, and the task.
 
@@ -145,6 +154,7 @@ def load_pretrained(
         seed=seed,
         start_head="new",
         best_checkpoint_metric="loss",
+        **task_options,
     )
     whole = OmegaConf.create(
         {

@@ -8,14 +8,14 @@ from typing import Any
 
 from fairseq_tickets.analysis.results import Result, super_tickets
 from fairseq_tickets.protocol.lab import Lab
-from fairseq_tickets.protocol.steps import COUNTS, SCORES, TICKET, Step
+from fairseq_tickets.protocol.steps import COUNTS, SALIENCE, SCORES, TICKET, Step
 from fairseq_tickets.protocol.store import check_output
 from fairseq_tickets.protocol.submission import gather
 
 
 def collect(lab: Lab) -> int:
     """Write `results/runs.jsonl`, and copy `scores` of importance, the `super_tickets` chosen, dominant `tickets` and
-    their `counts`, and `predictions`; returns the number of results.
+    their `counts` or `saliences`, and `predictions`; returns the number of results.
 
     Raises:
         UserError: what is to be copied was changed after it was written, or the disk is full.
@@ -24,13 +24,14 @@ def collect(lab: Lab) -> int:
     runs = {step.key: lab.store.result(step.key) for step in done if step.makes_result}
     count = lab.store.write_lines(sorted(runs, key=lambda key: f"{_stem(runs[key])}-{key[:8]}"))
     chosen = chosen_runs([step for step in lab.steps.values() if step.kind == "train"], runs)
-    for name, kind, output in (
-        ("scores", "score", SCORES),
-        ("super_tickets", "train", TICKET),
-        ("tickets", "extract", TICKET),
-        ("counts", "extract", COUNTS),
+    for name, kinds, output in (
+        ("scores", ("score",), SCORES),
+        ("super_tickets", ("train",), TICKET),
+        ("tickets", ("extract", "salience"), TICKET),
+        ("counts", ("extract",), COUNTS),
+        ("saliences", ("salience",), SALIENCE),
     ):
-        steps = [step for step in done if step.kind == kind and (kind != "train" or step.key in chosen)]
+        steps = [step for step in done if step.kind in kinds and (step.kind != "train" or step.key in chosen)]
         lab.store.collect(name, _named([step for step in steps if lab.store.has(step.key, output)], lab, output))
     section = lab.protocol.super_tickets
     if section is not None and section.predictions:
@@ -54,7 +55,7 @@ def chosen_runs(steps: Sequence[Step], results: dict[str, Result]) -> set[str]:
 
 def _named(steps: Sequence[Step], lab: Lab, output: str) -> dict[str, Path]:
     """Outputs by the name of their copy, after a look at their checksums."""
-    names = [f"{step['task']}-seed{step['seed']}" for step in steps]
+    names = [f"{step['task']}{'-salience' * (step.kind == 'salience')}-seed{step['seed']}" for step in steps]
     files = {}
     for step, stem in zip(steps, names):
         check_output(step.folder, output, lab.store.facts(step.key))

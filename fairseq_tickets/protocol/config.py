@@ -11,7 +11,7 @@
     training: {learning_rates: [1e-4], batch_sizes: [16], max_epoch: 6}
     super_tickets: {levels: [0.1, 0.2], keep: {default: [winning], RTE: [winning, random]}}  # lists, or by task
     adaptation: {source: MNLI, targets: [SNLI, SciTail], fractions: [0.001, 0.01, 0.1, 1]}
-    dominant: {top_k: [1, 3], methods: [dominant, random_dimensions]}
+    dominant: {top_k: [1, 3], methods: [dominant, random_dimensions, salience], salience: {metric: gradient}}
     sharing: {training: {learning_rates: [1e-4], batch_sizes: [32]}, then: {learning_rates: [1e-4]}}
 
 Defaults are those of Liang et al. 2021 (section 5.2, appendix A.1.2): Adamax, linear decay after 10 % warm-up, gradient
@@ -35,7 +35,10 @@ KEEP = ("winning", "random", "losing")
 METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman")
 SHARING_METHODS = ("mt_dnn", "ticket_share")
 SAMPLING = ("proportional", "temperature", "annealed")
-DOMINANT_METHODS = ("full", "dominant", "random_dimensions", "bitfit", "random_elements")
+PAPER_METHODS = ("full", "dominant", "random_dimensions", "bitfit", "random_elements")
+DOMINANT_METHODS = (*PAPER_METHODS, "salience")
+SALIENCE_METRICS = ("gradient", "fisher", "consistent", "activation")
+SALIENCE_HEADS = ("random", "probe")
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -141,8 +144,22 @@ class Adaptation:
 
 
 @dataclass(frozen=True)
+class Salience:
+    """Tickets from one pass at the pre-trained weights, see `plugin.salience.checkpoint_salience`."""
+
+    metric: str
+    examples: int
+    batch_size: int
+    head: str
+
+
+@dataclass(frozen=True)
 class Dominant:
-    """Paper D, section 3: L1 runs, extraction, and what is trained under the tickets found."""
+    """Paper D, section 3: L1 runs, extraction, and what is trained under the tickets found.
+
+    Attributes:
+        methods: with "salience", and neither "dominant" nor "random_dimensions", no L1 run is done.
+    """
 
     tasks: tuple[str, ...]
     l1_weight: float
@@ -155,6 +172,7 @@ class Dominant:
     ticket_seed: str
     training: Training
     learning_rates: dict[str, tuple[float, ...]]
+    salience: Salience
 
 
 @dataclass(frozen=True)
@@ -427,13 +445,25 @@ def _dominant(section: Section, tasks: dict[str, Task], training: Section) -> Do
     own = Section(section.raw("training"), section.at("training"), training)
     shared = _training(own)
     own.close()
-    methods = section.several("methods", list(DOMINANT_METHODS), as_word(DOMINANT_METHODS))
+    methods = section.several("methods", list(PAPER_METHODS), as_word(DOMINANT_METHODS))
     rates = section.section("learning_rates")
     by_method = {
         method: rates.several(method, list(shared.learning_rates), lambda v, p: as_number(v, p, 0, above=True))
         for method in methods
     }
     rates.close()
+    one_pass = section.section("salience")
+    salience = Salience(
+        metric=one_pass.choice("metric", "gradient", SALIENCE_METRICS),
+        examples=one_pass.whole("examples", 512, 1),
+        batch_size=one_pass.whole("batch_size", 8, 1),
+        head=one_pass.choice("head", "random", SALIENCE_HEADS),
+    )
+    one_pass.close()
+    if salience.metric != "activation" and salience.batch_size > salience.examples:
+        raise UserError(
+            f"{one_pass.at('batch_size')} is {salience.batch_size}, more than the {salience.examples} examples to take"
+        )
     made = Dominant(
         tasks=section.several("tasks", list(tasks), as_word(tasks)),
         l1_weight=l1_weight,
@@ -446,6 +476,7 @@ def _dominant(section: Section, tasks: dict[str, Task], training: Section) -> Do
         ticket_seed=section.choice("ticket_seed", "same", ("same", "first")),
         training=shared,
         learning_rates=by_method,
+        salience=salience,
     )
     section.close()
     return made

@@ -1,4 +1,5 @@
-"""Gong et al. 2022, section 3: L1 fine-tuning, extraction, and training what was found, against the baselines."""
+"""Gong et al. 2022, section 3: L1 fine-tuning, extraction, and training what was found, against the baselines; or
+what one pass at the pre-trained weights finds in place of the L1 run (`salience`)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from fairseq_tickets.protocol.config import Task
 from fairseq_tickets.protocol.lab import Lab, Setting
 from fairseq_tickets.protocol.steps import TICKET, Step
 
-OF_DIMENSIONS = ("dominant", "random_dimensions")
+FROM_L1 = ("dominant", "random_dimensions")
+OF_DIMENSIONS = (*FROM_L1, "salience")
 
 
 def train_dominant(lab: Lab, task: Task, method: str, top_k: int | None) -> None:
@@ -19,10 +21,9 @@ def train_dominant(lab: Lab, task: Task, method: str, top_k: int | None) -> None
     def ticket(seed: int) -> dict[str, Any] | None:
         if method in OF_DIMENSIONS:
             own = seed if section.ticket_seed == "same" else lab.seeds[0]
-            found = lab.extract(task, lab.l1(task, own))
-            return {
-                "extract": found.file(TICKET), "top_k": top_k, "seed": None if method == "dominant" else seed
-            }  # fmt: skip
+            found = lab.salience(task, own) if method == "salience" else lab.extract(task, lab.l1(task, own))
+            drawn = seed if method == "random_dimensions" else None
+            return {"extract": found.file(TICKET), "top_k": top_k, "seed": drawn}
         return {"elements": section.element_fraction, "seed": seed} if method == "random_elements" else None
 
     def train(setting: Setting, seed: int) -> Step:
@@ -38,8 +39,9 @@ def dominant_recipes(lab: Lab) -> None:
         return
     for name in section.tasks:
         task = lab.protocol.tasks[name]
-        for seed in lab.seeds if section.ticket_seed == "same" else lab.seeds[:1]:
-            lab.extract(task, lab.l1(task, seed))
+        if "salience" not in section.methods or set(FROM_L1) & set(section.methods):
+            for seed in lab.seeds if section.ticket_seed == "same" else lab.seeds[:1]:
+                lab.extract(task, lab.l1(task, seed))
         for method in section.methods:
             for top_k in section.top_k if method in OF_DIMENSIONS else [None]:
                 lab.branch(train_dominant, task, method, top_k)

@@ -1,4 +1,4 @@
-"""The words that recipes are written in: train, score, search, l1, extract, share; and how recipes wait for results.
+"""The words that recipes are written in: train, score, search, l1, extract, salience, share; and how recipes wait.
 
 A recipe is an ordinary function that is read from top to bottom, like the paper. It calls words, which give steps at
 once, and waits where the next line depends on a result: `step.result()`. What can go on meanwhile is a branch
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.analysis.results import tuned
-from fairseq_tickets.protocol import shared_training, training
+from fairseq_tickets.protocol import finding, shared_training, training
 from fairseq_tickets.protocol.config import Protocol, Task, Training
 from fairseq_tickets.protocol.inputs import Data, Model
 from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, NOTHING, TICKET, TRAINING, Given, Step
@@ -245,6 +245,21 @@ class Lab:
             "pretrained": Given(str(self.model.checkpoint)),
         }
         return self.step(training.extract, arguments, label_of(arguments, "extract"), lazy=True)
+
+    def salience(self, task: Task, seed: int) -> Step:
+        """The dominant ticket of one pass at the pre-trained weights; the seed is that of the random task head."""
+        section = self.protocol.dominant
+        assert section is not None
+        config = section.training
+        about = self.describe(task, config, (config.learning_rates[0], config.batch_sizes[0]), seed, 1.0)
+        wanted = ("max_positions", "separator_token", "device", "threads")
+        arguments = {
+            **{name: about[name] for name in ("model", "data", "task", "subset", "subset_seed", "fraction", "seed")},
+            "config": {name: about["config"][name] for name in wanted},
+            "salience": asdict(section.salience),
+            "top_k": max(section.top_k),
+        }
+        return self.step(finding.salience, arguments, f"{task.name} salience seed {seed}", lazy=True)
 
     def share(self, method: str, seed: int, tickets: Mapping[str, Step]) -> Step:
         """Several tasks on one encoder, each under the ticket of a run, or all without."""

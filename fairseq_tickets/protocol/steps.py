@@ -23,6 +23,7 @@ NOTHING = object()
 # Names of outputs
 RESULT, CHECKPOINT, TICKET, TRAINING = "result.json", "checkpoint.pt", "ticket.json", "training.json"
 SCORES, COUNTS, PREDICTIONS, DATA = "scores.npz", "counts.npz", "test.tsv", "data"
+SALIENCE = "salience.npz"
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,10 @@ def test_training_curves_are_means_where_all_seeds_train():
     np.testing.assert_allclose(loss, [[1, 2], [2, 1]])
     np.testing.assert_allclose(accuracy, [[1, 60], [2, 60]])
     np.testing.assert_allclose(valid, [[4, 70]])
+    both = figures_dominant.training_curves(
+        runs(result(curve=curve, **more), result(curve=curve, **{**more, "method": "salience"}))
+    )
+    assert list(lines_of(both.axes[0])) == ["Dominant-1", "Salience-1"]
 
 
 def scores(heads, ffn):

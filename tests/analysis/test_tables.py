@@ -189,6 +189,20 @@ def test_dominant_table_2():
     assert table.notes[0] == "no results for Random-3 minilm"
 
 
+def test_salience_stands_beside_dominant_where_it_was_run():
+    ticket = dominant(SMALL, {"q_proj": {0: [3]}}, method="salience", metric="fisher", examples=64)
+    contents = [
+        result(method="dominant", top_k=3, score=0.6),
+        result(method="dominant", top_k=1, score=0.7),
+        result(method="salience", top_k=1, score=0.8, ticket=ticket.to_json(), total_parameters=10000),
+    ]
+    table = result_table("D2", runs(*contents))
+    assert list(texts(table)) == ["Dominant-3 minilm", "Dominant-1 minilm", "Salience-1 minilm"]
+    assert texts(table)["Salience-1 minilm"] == ["80.0", "0.2%", "20"]
+    assert table.notes[-1].endswith("metric fisher over 64 examples")
+    assert not any("Salience-3" in note for note in table.notes)
+
+
 def test_tickets_of_several_sources_are_not_mixed():
     """RTE trained under tickets of MNLI and of SST-2: two rows. One source a task, though different ones: one row."""
     more = {"method": "dominant", "top_k": 1}

@@ -56,7 +56,7 @@ def test_one_model_only(files, capsys):
     ("arguments", "reason"),
     [
         (["S9", "results"], "table S9: must be one of S1, S2"),
-        (["D2", "results"], "needs dominant, random_dimensions or bitfit runs; the result files have none"),
+        (["D2", "results"], "needs dominant, random_dimensions, bitfit or salience runs; the result files have none"),
         (["D", "results"], "no table of paper D can be made"),
         (["S1", "empty"], "cannot read result file empty"),
         (["S1", "results", "--model", "bert"], "--model bert: no such results; there are minilm"),

@@ -95,6 +95,11 @@ def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"experiment": "../up"}, "it names a folder"),
         ({"glue": None, "tasks": {"RTE": None}}, "glue"),
         ({"adaptation": {"source": "RTE", "targets": ["RTE"]}}, "targets"),
+        ({"dominant": {"salience": {"metric": "hessian"}}}, "metric is 'hessian'; it must be one of gradient, fisher"),
+        ({"dominant": {"salience": {"examples": 0}}}, "salience: examples is 0"),
+        ({"dominant": {"salience": {"examples": 4}}}, "batch_size is 8, more than the 4 examples to take"),
+        ({"dominant": {"salience": {"heads": 1}}}, "salience: unknown key 'heads'"),
+        ({"dominant": {"learning_rates": {"salience": [1]}}}, "unknown key 'salience'"),
         ({"dominant": {"methods": ["lora"]}}, "'lora' is unknown; it must be one of full, dominant"),
     ],
 )

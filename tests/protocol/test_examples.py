@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_tickets.protocol.config import load_protocol
+from fairseq_tickets.protocol.dominant import OF_DIMENSIONS
 
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("*/protocol/*.yaml"))
 
@@ -27,6 +28,17 @@ def test_counts_in_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
             section = protocol.super_tickets
             by_task = (1 + len(section.levels[task]) * len(section.keep[task]) for task in section.tasks)
             counts[f"{path.parts[-3]}/{path.stem}"] = len(protocol.seeds) * sum(by_task)
+        if protocol.dominant is not None:
+            found = protocol.dominant
+            others = len(protocol.seeds) - protocol.search_seeds
+            by_method = (
+                (len(found.top_k) if method in OF_DIMENSIONS else 1)
+                * (protocol.search_seeds * len(found.learning_rates[method]) + others)
+                for method in found.methods
+            )
+            counts[f"{path.parts[-3]}/{path.stem}"] = len(found.tasks) * sum(by_method)
+    assert counts["dominant_ticket/minilm"] == 72
+    assert counts["salience/minilm"] == 96
     assert counts["super_tickets/quick"] == 14
     assert counts["super_tickets/minilm"] == 252
     assert counts["ticket_sharing/minilm"] == 81

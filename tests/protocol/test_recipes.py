@@ -219,6 +219,38 @@ def test_dominant_tickets_share_the_full_runs_of_equal_settings(write: Any) -> N
     }  # fmt: skip
 
 
+def test_salience_is_searched_like_the_others_and_its_ticket_is_of_one_pass(write: Any) -> None:
+    dominant = {"top_k": [1, 2], "methods": ["dominant", "salience"], "learning_rates": {"salience": [1e-2, 2e-2]}}
+    lab = planned(write(seeds=[1, 2], super_tickets=None, dominant=dominant))
+    assert kinds(lab) == {"l1": 2, "extract": 2, "dominant": 4, "salience": 2 + 2 * 2 * 2}  # 2 passes among them
+    passes = of_kind(lab, "salience")
+    assert [(step["seed"], step["top_k"], parents(step)) for step in passes] == [(1, 2, []), (2, 2, [])]
+    under = [step for step in of_kind(lab, "train") if step["method"] == "salience"]
+    assert {(step["seed"], step["top_k"], *parents(step)) for step in under} == {
+        (step["seed"], k, step.key) for step in passes for k in (1, 2)
+    }
+    assert {step["config"]["lr"] for step in under} == {1e-2, 2e-2}
+
+
+def test_salience_needs_no_l1_run_and_changes_no_other_key(write: Any) -> None:
+    def keys(methods: list[str], **settings: Any) -> set[str]:
+        section = {"top_k": [1], "methods": methods, **settings}
+        return set(planned(write(super_tickets=None, dominant=section)).steps)
+
+    alone = keys(["salience"])
+    assert len(alone) == 2
+    assert keys(["dominant", "full"]) | alone == keys(["dominant", "full", "salience"])
+    assert not alone & keys(["salience"], salience={"metric": "fisher"})
+    assert not alone & keys(["salience"], salience={"examples": 64})
+
+
+def test_one_seeds_salience_for_all(write: Any) -> None:
+    section = {"top_k": [1], "methods": ["salience"], "ticket_seed": "first"}
+    lab = planned(write(seeds=[3, 1], super_tickets=None, dominant=section))
+    assert [step["seed"] for step in of_kind(lab, "salience")] == [3]
+    assert [step["seed"] for step in of_kind(lab, "train")] == [3, 1]
+
+
 def todo(lab: Lab) -> list[str]:
     demand = Demand(lab.store)
     for step in wanted(lab.steps):

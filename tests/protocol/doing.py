@@ -1,0 +1,34 @@
+"""Steps done one after the other in this process, without engine or store: a protocol on toy data in a few seconds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from fairseq_tickets.protocol.experiment import Experiment
+from fairseq_tickets.protocol.lab import Lab
+from fairseq_tickets.protocol.steps import RESULT, Step
+
+
+def done(path: Path) -> tuple[Lab, list[dict[str, Any]]]:
+    """Do all steps that a protocol asks for at once; its lab, and the results in order of the recipes."""
+    lab = Experiment(path, path.parent / "runs").known()
+    assert all(branch.known for branch in lab.branches)
+    logger = logging.getLogger("fairseq.logging.progress_bar")  # results are made of what it logs
+    with mock.patch.object(logger, "level", logging.INFO):
+        for step in lab.steps.values():
+            do(step)
+    found = [step.folder / RESULT for step in lab.steps.values() if step.makes_result]
+    return lab, [json.loads(file.read_text(encoding="utf-8")) for file in found]
+
+
+def do(step: Step) -> None:
+    """Call a step's function."""
+    told = step.told()
+    module, name = told["function"].split(":")
+    step.folder.mkdir(parents=True)
+    getattr(importlib.import_module(module), name)(step.folder, **told["arguments"])
