@@ -82,7 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, make dense, write, and say what differs."""
     from fairseq_tickets.convert.export import export_fairseq, export_huggingface
-    from fairseq_tickets.task_record import recorded_task
 
     _check(args)
     if args.to == DELTA:
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer, dictionary = _words_of(args, checkpoint, origin)
     if args.to == HUGGING_FACE:
         labels = args.labels.split(",") if args.labels else None
-        task = _joined(args, task or recorded_task(checkpoint, args.head))
+        task = _joined(args, task, checkpoint)
         report = export_huggingface(checkpoint, args.output, tokenizer, args.head, labels, dictionary, task)
     else:
         report = export_fairseq(checkpoint, args.output, tokenizer, dictionary)
@@ -228,15 +227,16 @@ def _words_of(args: argparse.Namespace, checkpoint: Mapping[str, Any], origin: P
     return (None if tokenizer is None else Path(tokenizer), None if dictionary is None else Path(dictionary))
 
 
-def _joined(args: argparse.Namespace, task: TaskRecord | None) -> TaskRecord | None:
-    """The task with the separator that was asked for."""
+def _joined(args: argparse.Namespace, task: TaskRecord | None, checkpoint: Mapping[str, Any]) -> TaskRecord | None:
+    """The task with the separator that was asked for; without one, what a delta says, or None: the checkpoint's own."""
     import dataclasses
 
-    from fairseq_tickets.task_record import TaskRecord
+    from fairseq_tickets.task_record import TaskRecord, recorded_task
 
     if args.separator_token is None:
         return task
     if args.separator_token != "none" and not args.separator_token.isdecimal():
         raise UserError(f"--separator-token {args.separator_token} must be a number or none")
     separator = None if args.separator_token == "none" else int(args.separator_token)
-    return dataclasses.replace(task or TaskRecord(), separator_token=separator)
+    known = task or recorded_task(checkpoint, args.head) or TaskRecord()
+    return dataclasses.replace(known, separator_token=separator)

@@ -36,6 +36,7 @@ from fairseq_tickets.hf.architectures import (
 from fairseq_tickets.parameters import matrix_name
 from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.super_ticket.importance import gate_scores
+from fairseq_tickets.task_record import TaskRecord
 from fairseq_tickets.tickets import DominantTicket, SuperTicket, Ticket
 
 COMPACT, GATED = "compact", "gated"
@@ -49,6 +50,8 @@ class Encoder:
         tokenizer: its tokenizer. Deltas name their base by a fingerprint; with the tokenizer it is that of the
             checkpoint which `fairseq-tickets import` makes of the same model, so that deltas go both ways. RoBERTa and
             XLM-R need none where their special words have the usual numbers. DistilBERT has a fingerprint of its own.
+            Where BERT's second segment is used (token_type_ids of 1), a delta means the same only on this road:
+            fairseq's models have one segment.
 
     Attributes:
         shape: the whole model's, as tickets state it.
@@ -231,7 +234,9 @@ class Encoder:
         """
         if self._base is None or not isinstance(self.ticket, DominantTicket):
             raise UserError("a delta is what a dominant ticket trained; this model is under none: call apply first")
-        return make_delta(self.tensors(), self.ticket, self._base.base)
+        made = make_delta(self.tensors(), self.ticket, self._base.base)
+        made.task = self._task()
+        return made
 
     def save_adapter(self, output: PathLike, base_name: str | None = None) -> AdapterReport:
         """Write the delta as a LoRA adapter for peft, for the model that `apply` was called on; see `convert.peft`."""
@@ -251,6 +256,19 @@ class Encoder:
         """The model as a base that takes deltas on and off: `with encoder.deltas().using(load_delta(FILE)):`."""
         self._check_free("given deltas")
         return DeltaBase(_Named(self), self.fingerprint())
+
+    def _task(self) -> TaskRecord | None:
+        """How the tokenizer joins pairs and what the classes are called, so that exports of the delta do the same."""
+        config: Any = self.model.config
+        if self._tokenizer is None or not self._layout.head:
+            return None
+        end = self._tokenizer.sep_token_id
+        numbers = self._tokenizer("a", "b")["input_ids"]
+        doubled = any(pair == (end, end) for pair in zip(numbers, numbers[1:]))
+        regression = config.problem_type == "regression" or config.num_labels == 1
+        names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
+        named = not regression and names != tuple(f"LABEL_{number}" for number in range(config.num_labels))
+        return TaskRecord(0, 2 if doubled else None, None, regression, names if named else None)
 
     def fingerprint(self) -> str:
         """What names this model as the base of a delta; see `checkpoint.fingerprint`."""

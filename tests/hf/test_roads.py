@@ -297,6 +297,36 @@ def test_a_delta_of_another_base_is_refused() -> None:
         Encoder(other).deltas().apply(delta)
 
 
+@pytest.mark.slow
+def test_the_real_minilm_on_real_sentences(tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    from fairseq_tickets.convert import import_folder
+    from tests.convert.minilm import minilm_folder
+    from tests.convert.test_minilm import SENTENCES
+    from tests.convert.test_mpnet import read_dictionary, ticket_model
+
+    import_folder(minilm_folder(), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    hf = AutoModel.from_pretrained(minilm_folder(), add_pooling_layer=False).eval()
+    encoder = Encoder(hf, tokenizer)
+    assert encoder.fingerprint() == checkpoint.fingerprint(checkpoint.encoder_tensors(tmp_path / "model.pt"))
+    words, fairseq = read_dictionary(tmp_path), ticket_model(tmp_path, 30522)
+    roles = {"[CLS]": "<s>", "[SEP]": "</s>", "[PAD]": "<pad>"}
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    tokens = [tokenizer.convert_ids_to_tokens(row) for row in batch["input_ids"].tolist()]
+    numbers = torch.tensor([[words.index(roles.get(word, word)) for word in row] for row in tokens])
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    torch.manual_seed(0)
+    direction = torch.randn(384)
+    found = encoder.importance([inputs], lambda b: (hf(**b).last_hidden_state[:, 0] @ direction).square())
+    expected = importance_scores(
+        fairseq, [numbers], lambda b: (fairseq(b, features_only=True)[0][:, 0] @ direction).square()
+    )
+    np.testing.assert_allclose(found.heads, expected.heads, rtol=1e-4)
+    np.testing.assert_allclose(found.ffn, expected.ffn, rtol=1e-4)
+
+
 def test_fairseq_is_never_imported() -> None:
     code = "import sys, fairseq_tickets.hf; sys.exit('fairseq' in sys.modules or 'omegaconf' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from fairseq_tickets.convert.from_peft import load_peft
 from fairseq_tickets.dominant_ticket.delta import apply
@@ -128,6 +129,24 @@ def test_the_l1_penalty_is_added_to_the_mean_gradient(tmp_path: Path) -> None:
     for name, tensor in found[0].items():
         shift = 0.0 if "heads" in name else 0.1 * 0.25
         torch.testing.assert_close(found[1][name], tensor - shift, atol=1e-6, rtol=0)
+
+
+def test_a_delta_says_how_pairs_are_joined_and_what_the_classes_are() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    from tests.hf.test_roads import special, word_tokenizer
+
+    for kind, separator in (("Bert", None), ("Roberta", 2)):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_tokenizer(kind), **special(kind))
+        start, end = tokenizer.cls_token, tokenizer.sep_token
+        pair = [start, "$A", end, *([end] if separator else []), "$B", end]
+        numbers = [(word, tokenizer.convert_tokens_to_ids(word)) for word in (start, end)]
+        tokenizer._tokenizer.post_processor = TemplateProcessing(single=pair[:3], pair=pair, special_tokens=numbers)
+        module = model(kind, CLS, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+        task = Encoder(module, tokenizer).apply(DOMINANT).delta().task
+        assert task is not None and task.labels == ("no", "yes") and task.regression is False
+        assert (task.init_token, task.separator_token) == (0, separator)
+    assert Encoder(model("Bert", CLS)).apply(DOMINANT).delta().task is None
 
 
 def test_fp16_gradients_are_refused() -> None:
