@@ -1,4 +1,4 @@
-"""What a dominant ticket is compared with (Gong et al. 2022, sections 4 and 5, tables 2 and 3), and exact counts.
+"""What a dominant ticket is compared with (Gong et al. 2022, sections 4 and 5, tables 2 and 3).
 
 - Random-k: a ticket of the same sizes whose dimensions are drawn uniformly, without replacement, from a matrix's
   in_features + 1 (its columns and its bias).
@@ -27,21 +27,6 @@ def random_like(ticket: DominantTicket, seed: int) -> DominantTicket:
     for _, matrix, chosen in ticket.items():
         dimensions[matrix].append(draw.sample(range(ticket.shape.in_features(matrix) + 1), len(chosen)))
     return DominantTicket(ticket.shape, dimensions, None, {"method": "random_dimensions", "seed": seed})
-
-
-def random_ticket(shape: ModelShape, k: int, seed: int) -> DominantTicket:
-    """Random-k: k dimensions in every matrix.
-
-    Raises:
-        UserError: k is not between 1 and the number of dimensions of the narrowest matrix, bias included.
-    """
-    limit = min(map(shape.in_features, MATRICES)) + 1
-    if not 1 <= k <= limit:
-        raise UserError(f"k is {k}; it must be 1 to {limit}, the input dimensions of a matrix with its bias")
-    sizes = DominantTicket(shape, {matrix: [list(range(k))] * shape.layers for matrix in MATRICES})
-    ticket = random_like(sizes, seed)
-    ticket.provenance["top_k"] = k
-    return ticket
 
 
 def bitfit_ticket(shape: ModelShape) -> DominantTicket:
@@ -75,21 +60,3 @@ def random_elements(shape: ModelShape, fraction: float, seed: int) -> dict[tuple
             picked = torch.randperm(elements, generator=generator)[: int(fraction * elements)]
             chosen[layer, matrix] = picked.sort().values
     return chosen
-
-
-def encoder_parameters(shape: ModelShape, vocabulary: int, positions: int) -> int:
-    """Number of parameters of a RoBERTa encoder: embeddings and their norm, layers, no head.
-
-    Args:
-        shape: the model.
-        vocabulary: rows of embed_tokens; 50,265 for RoBERTa.
-        positions: rows of embed_positions; 514 for RoBERTa.
-    """
-    norm = 2 * shape.embed_dim
-    matrices = sum(shape.out_features(m) * (shape.in_features(m) + 1) for m in MATRICES)
-    return (vocabulary + positions) * shape.embed_dim + norm + shape.layers * (matrices + 2 * norm)
-
-
-def sparsity(trainable: int, total: int) -> float:
-    """Trainable share of all parameters, as in table 2, which calls it sparsity; the head is in neither number."""
-    return trainable / total

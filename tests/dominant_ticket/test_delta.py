@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fairseq_tickets.checkpoint import fingerprint
-from fairseq_tickets.dominant_ticket.baselines import random_ticket
 from fairseq_tickets.dominant_ticket.delta import DeltaBase, apply, load_delta, make_delta, save_delta
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, ModelShape, is_dead_copy, matrix_name, parse
@@ -189,7 +188,7 @@ def test_cut_missing_and_foreign_files(tmp_path):
 
 def test_roberta_larges_delta_is_below_6_mb(tmp_path):
     shape = ModelShape(24, 16, 1024, 4096)
-    ticket = random_ticket(shape, 1, 0)
+    ticket = toy.random_ticket(shape, 1, 0)
     tensors = {}
     for layer in range(24):
         for matrix in MATRICES:  # expanded: the shapes of RoBERTa-large without its memory

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairseq_tickets.dominant_ticket.baselines import random_like
 from fairseq_tickets.parameters import EMBEDDINGS, MATRICES, ModelShape, matrix_name
+from fairseq_tickets.tickets import DominantTicket
 
 SHAPE = ModelShape(layers=3, heads=2, embed_dim=6, ffn_dim=10)
 WORDS, POSITIONS = 13, 7
@@ -34,3 +36,9 @@ def encoder(shape: ModelShape = SHAPE, seed: int = 0, scale: float = 0.1) -> dic
 def copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Deep copy."""
     return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def random_ticket(shape: ModelShape, k: int, seed: int) -> DominantTicket:
+    """k random dimensions in every matrix of every layer."""
+    first = DominantTicket(shape, {matrix: [list(range(k))] * shape.layers for matrix in MATRICES})
+    return random_like(first, seed)

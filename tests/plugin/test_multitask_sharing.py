@@ -15,7 +15,6 @@ from fairseq_tickets.parameters import parse
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.trainable import note_parts
 from fairseq_tickets.super_ticket.parts import sharing_parts
-from fairseq_tickets.super_ticket.sharing import Allowed, allowed_by_name, union
 
 from . import multitask_toy, toy
 from .multitask_toy import TICKETS, UNION, train, watching, write_list
@@ -30,21 +29,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return multitask_toy.write_tasks(tmp_path_factory.mktemp("multitask"))
 
 
-def allowed(model: torch.nn.Module, tasks: list[str], name: str) -> Allowed:
-    """What the tasks may move of a parameter, by the rules of `super_ticket.sharing`."""
-    present = {index: layer.kept_heads for index, layer in enumerate(encoder_layers(model))}
-    return allowed_by_name(union([TICKETS[task] for task in tasks]), name, tasks, present)
-
-
 def mask(model: torch.nn.Module, tasks: list[str], name: str, parameter: torch.Tensor) -> torch.Tensor:
-    """True where the tasks may move a parameter."""
-    part = allowed(model, tasks, name)
-    if part.whole:
-        return torch.ones_like(parameter, dtype=torch.bool)
-    made = torch.zeros_like(parameter, dtype=torch.bool)
-    for start, stop in part.ranges or ():
-        made.narrow(part.axis, start, stop - start).fill_(True)
-    return made
+    """True where the tasks may move a parameter, head by head from their tickets (Algorithm 1)."""
+    head_of = name.partition("classification_heads.")[2].partition(".")[0]
+    may = torch.full_like(parameter, not head_of or head_of in tasks, dtype=torch.bool)
+    role = parse(name)
+    if role is None or (role.matrix, role.kind) == ("out_proj", "bias"):
+        return may
+    tickets = [TICKETS[task] for task in tasks]
+    if role.matrix in ("fc1", "fc2"):
+        return may.fill_(any(ticket.ffn[role.layer] for ticket in tickets))
+    columns = may.t() if role.matrix == "out_proj" else may
+    width = toy.EMBED // toy.HEADS
+    for place, head in enumerate(encoder_layers(model)[role.layer].kept_heads):
+        columns[place * width : (place + 1) * width] = any(ticket.heads[role.layer][head] for ticket in tickets)
+    return may
 
 
 def snapshot(model: torch.nn.Module, optimizer: TicketTorchOptimizer) -> dict[str, dict[str, torch.Tensor]]:
@@ -207,7 +206,7 @@ def test_one_task_moves_like_plain_training_of_its_gated_model() -> None:
 @pytest.mark.parametrize("form", ["compact", "gated"])
 @pytest.mark.parametrize("tasks", [["three"], ["real"], ["three", "real"], ["three", "two", "real"]], ids="+".join)
 def test_parts_are_what_the_tickets_allow(form: str, tasks: list[str]) -> None:
-    """The active parts cover exactly what super_ticket.sharing allows, for every parameter; none overlap."""
+    """The active parts cover exactly what the tickets keep, for every parameter; none overlap."""
     model = shared_model(form)
     parts = sharing_parts(model, list(TICKETS), TICKETS)
     for name, parameter in model.named_parameters():
