@@ -15,19 +15,6 @@ from scipy import stats
 
 CLASSIFICATION = ("accuracy", "f1", "mcc")
 REGRESSION = ("pearson", "spearman")
-TASK_METRICS: Mapping[str, tuple[str, ...]] = {
-    "CoLA": ("mcc",),
-    "SST-2": ("accuracy",),
-    "MRPC": ("accuracy", "f1"),
-    "STS-B": ("pearson", "spearman"),
-    "QQP": ("accuracy", "f1"),
-    "MNLI": ("accuracy",),
-    "QNLI": ("accuracy",),
-    "RTE": ("accuracy",),
-    "WNLI": ("accuracy",),
-    "SNLI": ("accuracy",),
-    "SciTail": ("accuracy",),
-}
 
 
 def metrics_that_fit(regression: bool, classes: int) -> tuple[str, ...]:

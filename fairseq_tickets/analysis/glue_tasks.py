@@ -1,6 +1,4 @@
-"""Which metrics a task is judged by, in the order and wording of the papers' tables (S Table 9; D Table 2's
-caption).
-"""
+"""What a task's metrics are called in the papers' tables, and its score (S Table 9; D Table 2's caption)."""
 
 from __future__ import annotations
 
@@ -8,21 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.glue import TASK_METRICS
 
-# Column order of paper S, Tables 1 to 3; then the tasks those tables leave out.
-METRICS: dict[str, tuple[str, ...]] = {
-    "RTE": ("accuracy",),
-    "MRPC": ("accuracy", "f1"),
-    "CoLA": ("mcc",),
-    "SST-2": ("accuracy",),
-    "STS-B": ("pearson", "spearman"),
-    "QNLI": ("accuracy",),
-    "QQP": ("accuracy", "f1"),
-    "MNLI": ("accuracy", "accuracy_mm"),
-    "WNLI": ("accuracy",),
-    "SNLI": ("accuracy",),
-    "SciTail": ("accuracy",),
-}
+# MNLI has two development sets.
+METRICS: dict[str, tuple[str, ...]] = {**TASK_METRICS, "MNLI": ("accuracy", "accuracy_mm")}
 HEADINGS = {
     "accuracy": "Acc",
     "f1": "F1",

@@ -7,10 +7,11 @@ and the demo's two tasks of `data.docstrings`. A split called `valid1` or `test1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.glue import TASK_METRICS
 
 PAIR = ("sentence1", "sentence2")
 NLI = ("contradiction", "entailment", "neutral")
@@ -61,7 +62,6 @@ _SPECS = (
         "CoLA",
         ("sentence",),
         ("0", "1"),
-        metrics=("mcc",),
         headerless={4: ("source", "label", "mark", "sentence")},
         official=_counts(8551, 1043, 1063),
     ),
@@ -71,7 +71,6 @@ _SPECS = (
         ("#1 String", "#2 String"),
         ("0", "1"),
         label="Quality",
-        metrics=("accuracy", "f1"),
         official=_counts(3668, 408, 1725),
     ),
     TaskSpec(
@@ -80,7 +79,6 @@ _SPECS = (
         (),
         label="score",
         score_range=(0.0, 5.0),
-        metrics=("pearson", "spearman"),
         official=_counts(5749, 1500, 1379),
         folders=("STSB",),
     ),
@@ -89,7 +87,6 @@ _SPECS = (
         ("question1", "question2"),
         ("0", "1"),
         label="is_duplicate",
-        metrics=("accuracy", "f1"),
         official=_counts(363846, 40430, 390965),
     ),
     TaskSpec(
@@ -139,7 +136,9 @@ _SPECS = (
     TaskSpec("origin", ("sentence",), ("numpy", "python", "scipy", "torch")),
     TaskSpec("follows", PAIR, ("follows", "not_follows")),
 )
-TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
+TASKS: Mapping[str, TaskSpec] = {
+    spec.name: replace(spec, metrics=TASK_METRICS.get(spec.name, spec.metrics)) for spec in _SPECS
+}
 
 
 def find_task(name: str) -> TaskSpec:
@@ -148,7 +147,7 @@ def find_task(name: str) -> TaskSpec:
     Raises:
         UserError: no such task; the message lists all.
     """
-    for spec in _SPECS:
+    for spec in TASKS.values():
         if _plain(name) in {_plain(known) for known in (spec.name, *spec.folders)}:
             return spec
     raise UserError(f"--task {name}: unknown; one of {', '.join(TASKS)} (other data: --train, --columns, --label)")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_tickets.metrics import TASK_METRICS
+from fairseq_tickets.glue import TASK_METRICS
 from fairseq_tickets.plugin.multitask_tasks import read_tasks
 
 from . import workplace

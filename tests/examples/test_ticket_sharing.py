@@ -12,7 +12,7 @@ from fairseq.dataclass.initialize import hydra_init
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental import compose, initialize_config_dir
 
-from fairseq_tickets.metrics import TASK_METRICS
+from fairseq_tickets.glue import TASK_METRICS
 from fairseq_tickets.plugin.multitask_tasks import read_tasks
 
 from ..plugin import multitask_toy
