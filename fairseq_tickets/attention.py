@@ -18,8 +18,6 @@ from torch import Tensor
 
 from fairseq_tickets.dropout import keep_mask, kept_share
 
-_HAS_FUSED_ATTENTION = hasattr(F, "scaled_dot_product_attention")  # PyTorch 2.0 and later
-
 
 def attention(
     q: Tensor,
@@ -46,7 +44,7 @@ def attention(
         (batch, queries, heads * head_dim).
     """
     wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, bias) if x is not None)
-    if _HAS_FUSED_ATTENTION and (q.device.type != "cpu" or not (wants_gradient or dropout)):
+    if q.device.type != "cpu" or not (wants_gradient or dropout):
         attend = None if padding_mask is None else padding_mask.logical_not()[:, None, None, :]
         if bias is not None:
             attend = bias if attend is None else bias.masked_fill(attend.logical_not(), float("-inf"))

@@ -34,9 +34,8 @@ DTYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
 }
-if hasattr(torch, "float8_e4m3fn"):  # PyTorch 2.1 and later
-    DTYPES[torch.float8_e4m3fn] = "F8_E4M3"
 
 
 def read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_tickets import attention as module
 from fairseq_tickets.attention import attention
 from fairseq_tickets.dropout import keep_mask, kept_share
 
@@ -122,8 +121,3 @@ def test_what_is_kept() -> None:
     inputs_alone = 3 * BATCH * TOKENS * HEADS * HEAD * 8
     assert kept(recompute=True) == inputs_alone
     assert kept(recompute=False) == inputs_alone + 2 * BATCH * HEADS * TOKENS * TOKENS * 8  # P and P ∘ M
-
-
-def test_older_pytorch_has_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_HAS_FUSED_ATTENTION", False)
-    test_without_gradients_it_is_the_same_function()

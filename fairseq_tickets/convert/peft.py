@@ -38,7 +38,7 @@ from fairseq_tickets.parameters import MATRICES, matrix_name
 FORMAT, VERSION = "fairseq-tickets/peft", "1"
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 PREFIX = "base_model.model."
-EXACT_BYTE = getattr(torch, "float8_e4m3fn", torch.float32)  # PyTorch 2.1 and later
+EXACT_BYTE = torch.float8_e4m3fn
 MATRIX_MODULES, MPNET_MATRICES = (
     {m: module for module, name in modules.items() for m in MATRICES if name.split(".")[-1] == m}
     for modules in (LAYER_MODULES, MPNET_MODULES)

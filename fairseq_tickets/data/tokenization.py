@@ -77,8 +77,7 @@ class _Fast(Tokenizer):
         self.kind, self.files, self._backend = kind, files, backend
         backend.no_truncation()
         backend.no_padding()
-        if hasattr(backend, "encode_special_tokens"):  # without it (before 0.15), such text becomes <unk>
-            backend.encode_special_tokens = True
+        backend.encode_special_tokens = True
         numbers = backend.get_vocab()
         check_dense(numbers, f"--tokenizer {files[0]}")
         self.pieces = [""] * (max(numbers.values(), default=-1) + 1)

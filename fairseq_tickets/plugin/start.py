@@ -26,7 +26,6 @@ from fairseq_tickets.recorded import FUNCTION, SHAPE, model_settings, options
 
 logger = logging.getLogger(__name__)
 
-NO_TOKEN = -1  # --separator-token: none, also where the model's own is known
 LAST = "checkpoint_last.pt"  # fairseq's default of --restore-file
 STOCK_EPS = 1e-5  # stock fairseq's layer norms have no other
 
