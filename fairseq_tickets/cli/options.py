@@ -16,7 +16,7 @@ DESCRIPTION = """Print the options of this package's fairseq components: name, v
   fairseq-tickets options optimizer/ticket --json
 
 Names are fairseq-train's; in a hydra YAML or override, --l1-weight of a criterion is criterion.l1_weight.
-fairseq-train --help --task ... --arch ... --criterion ... shows them too, among fairseq's own."""
+They stand among fairseq's own in the --help of fairseq-train with --task, --arch, --criterion, --optimizer."""
 
 KINDS = ("task", "arch", "criterion", "optimizer")
 
@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the components, or options of some."""
+    from fairseq_tickets.plugin.components import components
+
     known = components()
     if not args.components:
         names = {kind: [name for of, name in known if of == kind] for kind in KINDS}
@@ -44,27 +46,6 @@ def run(args: argparse.Namespace) -> int:
     tables = {"/".join(place): rows_of(known[place]) for place in wanted}
     print(json.dumps(tables, indent=1) if args.json else "\n\n".join(text_of(n, rows) for n, rows in tables.items()))
     return 0
-
-
-def components() -> dict[tuple[str, str], Any]:
-    """(kind, name) -> dataclass of everything that this package registers with fairseq."""
-    from fairseq.models import MODEL_DATACLASS_REGISTRY
-    from fairseq.registry import REGISTRIES
-    from fairseq.tasks import TASK_DATACLASS_REGISTRY
-
-    from fairseq_tickets import plugin  # noqa: F401  (registers the components)
-
-    registries = {
-        "task": TASK_DATACLASS_REGISTRY,
-        "arch": MODEL_DATACLASS_REGISTRY,
-        **{kind: REGISTRIES[kind]["dataclass_registry"] for kind in ("criterion", "optimizer")},
-    }
-    return {
-        (kind, name): config
-        for kind, registry in registries.items()
-        for name, config in registry.items()
-        if config.__module__.startswith("fairseq_tickets.")
-    }
 
 
 def rows_of(config: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from fairseq_tickets.cli import main
-from fairseq_tickets.cli.options import components
+from fairseq_tickets.plugin.components import components
 
 UNEXPLAINED = ("--no-shuffle",)  # by fairseq itself
 
