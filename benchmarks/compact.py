@@ -1,10 +1,10 @@
 """Compact rewinding against gated rewinding: time and peak memory of a training step, by level.
 
-A step is forward, backward and Adamax over encoder layers of RoBERTa's shape with random weights, batch 4 x 128,
-float32. The gated side multiplies the pruned heads and FFNs by 0; the compact side has really removed them. Both
-sides take the same input in one process, turn by turn; time is the median of each. Memory is the peak of the resident
-set of a fresh process for each side, above the process before the model was made (of CUDA's allocator on a GPU). The
-aim: a time ratio of at most 1.1 x the share of encoder-layer weights that remain.
+A step is forward, backward and Adamax over encoder layers of RoBERTa's shape with random weights, batch 4 x 128. The
+gated side multiplies the pruned heads and FFNs by 0; the compact side has really removed them. Both sides take the
+same input in one process, turn by turn; time is the median of each. Memory is the peak of the resident set of a fresh
+process for each side, above the process before the model was made (of CUDA's allocator on a GPU). The aim: a time
+ratio of at most 1.1 x the share of encoder-layer weights that remain.
 
     python benchmarks/compact.py --layers 24 --output compact.json     # RoBERTa-large's shape
     python benchmarks/compact.py --layers 4                            # reduced
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from measure import held, peak, start_peak, timed
+from measure import PRECISIONS, autocast, held, peak, start_peak, timed
 from torch import Tensor, nn
 
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--levels", type=float, nargs="+", default=[0.2, 0.5, 0.8])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", metavar="FILE", help="JSON file")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -112,9 +113,10 @@ def make_step(args: argparse.Namespace, ticket: SuperTicket, side: str) -> Calla
     def step() -> None:
         optimizer.zero_grad()
         y: Tensor = x
-        for layer in layers:
-            y = layer(y)
-        y.square().mean().backward()
+        with autocast(args.precision, args.device):
+            for layer in layers:
+                y = layer(y)
+        y.float().square().mean().backward()
         optimizer.step()
 
     return step
@@ -124,6 +126,7 @@ def memory_of(args: argparse.Namespace, side: str, level: float) -> int:
     """Peak bytes of one side, in a process of its own."""
     words = ["--side", side, "--levels", str(level), "--layers", str(args.layers), "--device", args.device]
     words += ["--batch-size", str(args.batch_size), "--tokens", str(args.tokens), "--threads", str(args.threads)]
+    words += ["--precision", args.precision]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
 

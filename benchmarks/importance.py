@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import held, on_gpu, peak, start_peak, timed
+from measure import PRECISIONS, autocast, held, on_gpu, peak, start_peak, timed
 from torch import Tensor, nn
 
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5, help="timed turns of each side, after one untimed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--amp", action="store_true", help="autocast in bfloat16, on both sides")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="bf16: autocast, on both sides")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
     parser.add_argument("--output", metavar="FILE", help="write the figures here too")
     parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
@@ -122,13 +122,13 @@ def build(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     for row in range(args.batch_size):  # lengths from a half to the whole
         tokens[row, args.tokens - (args.tokens * row) // (2 * args.batch_size) :] = PAD
     labels = torch.randint(CLASSES, (args.batch_size,), device=args.device)
-    amp_dtype = torch.bfloat16 if args.amp else None
+    amp_dtype = torch.bfloat16 if args.precision == "bf16" else None
 
     def loss_fn(batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(model(batch[0]).float(), batch[1], reduction="none")
 
     def weight_gradients() -> None:
-        with torch.autocast(args.device.split(":")[0], dtype=torch.bfloat16, enabled=args.amp):
+        with autocast(args.precision, args.device):
             loss = loss_fn((tokens, labels)).mean()
         loss.backward()
         model.zero_grad(set_to_none=True)

@@ -2,10 +2,10 @@
 
     python benchmarks/l1.py --output l1.json
 
-A step is forward, backward and AdamW over encoder layers of RoBERTa-large's shape with random weights, batch 4 x 128,
-float32. Costs are per layer alike, so `--layers 4` shows the same ratio with a sixth of the memory (24 layers take
-8 GB); embeddings and their update, which only make the step longer, are left out. Aim: at most 8 % of a step, and one
-extra copy of the penalised weights.
+A step is forward, backward and AdamW over encoder layers of RoBERTa-large's shape with random weights, batch 4 x 128.
+Costs are per layer alike, so `--layers 4` shows the same ratio with a sixth of the memory (24 layers take 8 GB);
+embeddings and their update, which only make the step longer, are left out. Aim: at most 8 % of a step, and one extra
+copy of the penalised weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import statistics
 
 import torch
-from measure import held, report, timed
+from measure import PRECISIONS, autocast, held, report, timed
 from torch import nn
 
 from fairseq_tickets.dominant_ticket.l1 import L1ToPretrained, step_scales
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE", help="JSON file; standard output without it")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
@@ -46,9 +47,10 @@ def main() -> None:
     def step() -> None:
         optimizer.zero_grad()
         y = x
-        for layer in layers:
-            y = layer(y)
-        y.pow(2).mean().backward()
+        with autocast(args.precision, args.device):
+            for layer in layers:
+                y = layer(y)
+        y.float().pow(2).mean().backward()
         optimizer.step()
 
     step()
@@ -68,6 +70,7 @@ def main() -> None:
         "penalised_parameters": penalty.penalised,
         "extra_copy_bytes": copy_bytes if args.device == "cpu" else None,
         "device": args.device,
+        "precision": args.precision,
         "threads": args.threads,
         "load_average": os.getloadavg()[0],
         "torch": torch.__version__,

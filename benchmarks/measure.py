@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -49,6 +50,14 @@ def peak(device: str) -> int:
 def on_gpu(device: str) -> bool:
     """Whether a device is one of CUDA's."""
     return torch.device(device).type == "cuda"
+
+
+PRECISIONS = ("float32", "bf16")
+
+
+def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
+    """What a model runs under in one of PRECISIONS."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def report(result: dict[str, Any], output: str | None) -> None:

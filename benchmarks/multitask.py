@@ -20,7 +20,7 @@ import statistics
 from functools import partial
 
 import torch
-from measure import report, timed
+from measure import PRECISIONS, autocast, report, timed
 from torch import nn
 
 from fairseq_tickets.encoder_layer import TicketEncoderLayer
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE", help="JSON file; standard output without it")
     for name, default in (("layers", 6), ("heads", 12), ("embed", 384), ("ffn", 1536), ("batch", 32), ("tokens", 64)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--tasks", type=int, default=4)
     parser.add_argument("--level", type=float, default=0.2, help="share of heads and FFNs that each ticket prunes")
     parser.add_argument("--optimizer", choices=("adamax", "adamw"), default="adamax")
@@ -82,9 +83,10 @@ def main() -> None:
 
     def run(layers: nn.ModuleList) -> None:
         y = x
-        for layer in layers:
-            y = layer(y)
-        y.pow(2).mean().backward()
+        with autocast(args.precision, args.device):
+            for layer in layers:
+                y = layer(y)
+        y.float().pow(2).mean().backward()
 
     def plain_gradients(_: str) -> None:
         ordinary.zero_grad()
@@ -123,6 +125,7 @@ def main() -> None:
         "leaves": {"plain": len(ordinary.param_groups[0]["params"]), "sharing": len(sliced.leaves)},
         "groups": len(groups),
         "device": args.device,
+        "precision": args.precision,
         "threads": args.threads,
         "load_average": os.getloadavg()[0],
         "torch": torch.__version__,

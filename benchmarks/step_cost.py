@@ -19,7 +19,6 @@ state. Ratios are to stock fairseq's full fine-tuning and to LoRA.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import itertools
 import json
@@ -37,7 +36,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import held, on_gpu, peak, start_peak, timed
+from measure import PRECISIONS, autocast, held, on_gpu, peak, start_peak, timed
 from torch import Tensor, nn
 
 from fairseq_tickets.files import write_json
@@ -49,7 +48,6 @@ MODELS = {  # layers, embed_dim, ffn_dim, heads
     "minilm": (6, 384, 1536, 12),
 }
 HEAD = "sentence_classification_head"
-PRECISIONS = ("float32", "bf16")
 HIDDEN = ("output", "only", "batch", "tokens", "precision")
 
 
@@ -249,12 +247,10 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(side.trained, lr=1e-5, fused=True)
     tokens = torch.randint(4, VOCABULARY, (args.batch, args.tokens), device=args.device)
     labels = torch.randint(CLASSES, (args.batch,), device=args.device)
-    half = args.precision == "bf16"
-    autocast = torch.autocast(torch.device(args.device).type, torch.bfloat16) if half else contextlib.nullcontext()
 
     def step() -> None:
         optimizer.zero_grad()
-        with autocast:
+        with autocast(args.precision, args.device):
             loss = F.cross_entropy(side.logits(tokens).float(), labels)
         loss.backward()
         optimizer.step()

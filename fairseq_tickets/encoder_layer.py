@@ -25,7 +25,7 @@ from fairseq_tickets.attention import attention
 from fairseq_tickets.dropout import add_dropped, dropout
 
 RECOMPUTE = ("auto", "always", "never")
-RECOMPUTE_FROM = 256
+RECOMPUTE_FROM = 64
 
 
 class SelfAttention(nn.Module):
@@ -38,8 +38,8 @@ class SelfAttention(nn.Module):
         position_bias: None, or (1, heads, tokens, tokens), added to the scores of every example; see
             relative_position.py. Set by the encoder for each forward pass.
         recompute: one of RECOMPUTE: keep no attention weights for the backward pass, but work them out again; "auto"
-            does so in float32, where that costs 1 or 2 % of a step, and from RECOMPUTE_FROM tokens on, where they would
-            be most of what the layer keeps. On a CPU alone: a GPU's fused kernel keeps none in any case.
+            does so from RECOMPUTE_FROM tokens on: what they take grows with the square of the length, and of what a
+            mostly frozen layer keeps they are a sixth at 64 tokens. On a CPU alone: a GPU's fused kernel keeps none.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -50,7 +50,7 @@ class SelfAttention(nn.Module):
         self.head_dim = embed_dim // num_heads
         self.kept_heads = list(range(num_heads))
         self.dropout = dropout
-        self.recompute = "auto"
+        self.recompute = "never"
         self.position_bias: Tensor | None = None
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
@@ -78,8 +78,7 @@ class SelfAttention(nn.Module):
         heads = len(self.kept_heads)
         q, k, v = self.q_proj(asking), self.k_proj(x), self.v_proj(x)  # (batch, tokens, heads * head_dim)
         bias = None if self.position_bias is None else self.position_bias[:, self.kept_heads, :tokens].to(q.dtype)
-        pays = x.shape[1] >= RECOMPUTE_FROM or q.dtype == torch.float32
-        again = self.recompute == "always" or (self.recompute == "auto" and pays)
+        again = self.recompute == "always" or (self.recompute == "auto" and x.shape[1] >= RECOMPUTE_FROM)
         a = attention(q, k, v, heads, padding_mask, bias, self.dropout if self.training else 0.0, again)
         if self.head_gate is not None:
             gate = self.head_gate[:, :tokens].unsqueeze(-1).to(a.dtype)  # (1 or batch, 1 or tokens, heads, 1)

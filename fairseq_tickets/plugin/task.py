@@ -99,7 +99,7 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
         default="auto",
         metadata={
             "help": "dominant ticket, route 'columns', on a CPU: 'always' works attention weights out again in the "
-            "backward pass in place of keeping them, 'never' keeps them, 'auto' keeps them in bf16, up to 255 tokens"
+            "backward pass in place of keeping them, 'never' keeps them, 'auto' keeps them up to 63 tokens"
         },
     )
     random_elements: Optional[float] = field(
