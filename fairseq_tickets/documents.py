@@ -21,6 +21,7 @@ from fairseq_tickets.errors import UserError
 
 MAX_DEPTH = 64
 MAX_NODES = 200_000  # of a YAML file, aliases written out
+_MANY = 1 << 62
 _MAX_BITS = 400  # of a whole number: about 120 digits
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -123,6 +124,8 @@ def check_plain(content: Any, source: str, nul: bool = True) -> None:
         if len(place) >= MAX_DEPTH:
             raise UserError(_too_deep(source))
         for name, child in children:
+            if _is_plain(child) and (nul or type(child) is not str or "\0" not in child):
+                continue
             if isinstance(child, (Mapping, list, tuple)):
                 stack.append((child, (*place, name)))
             elif isinstance(child, (float, int, str)):
@@ -143,6 +146,16 @@ def shown(value: Any, length: int = 60) -> str:
     except ValueError:  # a whole number with more digits than Python writes
         text = "a huge number"
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _is_plain(value: Any) -> bool:
+    """True for what most values are, told fast: a finite float, a small whole number, an ASCII text, true, false, null."""
+    kind = type(value)
+    if kind is float:
+        return bool(value - value == 0.0)  # neither infinite nor NaN
+    if kind is int:
+        return -_MANY < value < _MANY
+    return value.isascii() if kind is str else value is None or kind is bool
 
 
 def _check_scalar(value: Any, source: str, place: tuple[Any, ...]) -> None:

@@ -112,3 +112,19 @@ def test_the_longer_ones(program: str, arguments: str, tmp_path: Path) -> None:
     done = subprocess.run([*words, "--output", str(tmp_path / "out.json")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["benchmark"] == program
+
+
+@pytest.mark.parametrize("part", ["plan", "table"])
+def test_engine(part: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["engine.py", "--part", part, "--steps", "300"])
+    runpy.run_path(str(BENCHMARKS / "engine.py"), run_name="__main__")
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["seconds"] < 60 and found["peak_mb"] > 10
+
+
+@pytest.mark.slow
+def test_engine_does_steps(tmp_path: Path) -> None:
+    output = tmp_path / "engine.json"
+    arguments = ["--steps", "300", "--done", "5", "--engine", "local", "--output", str(output)]
+    subprocess.run([sys.executable, str(BENCHMARKS / "engine.py"), *arguments], check=True, capture_output=True)
+    assert json.loads(output.read_text())["local"]["milliseconds"] > 0

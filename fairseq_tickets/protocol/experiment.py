@@ -236,9 +236,7 @@ class Driver:
 
     def drive(self, recipe: Callable[[Lab], None]) -> None:
         """Do all that a recipe asks for."""
-        self.lab.changed = lambda: self._events.put(None)
-        with self.lab.turn:
-            recipe(self.lab)
+        self.begin(recipe)
         while True:
             with self.lab.turn:
                 self._take_new()
@@ -257,6 +255,14 @@ class Driver:
             raise UserError(
                 f"the run {step.label} failed: {message} (log: {log}); finished runs are untouched, call again to go on"
             )
+
+    def begin(self, recipe: Callable[[Lab], None]) -> None:
+        """Let a recipe ask for steps, find which are to be done, and hand over those that can be."""
+        self.lab.changed = lambda: self._events.put(None)
+        with self.lab.turn:
+            recipe(self.lab)
+            self._take_new()
+            self._submit()
 
     def _take_new(self) -> None:
         """Want what recipes have asked for since the last time."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq_tickets.errors import UserError
+
 if TYPE_CHECKING:
     from fairseq_tickets.protocol.lab import Lab
 
@@ -73,6 +75,8 @@ class Step:
         lazy: bool = False,
         predicts: bool = False,
     ) -> None:
+        if function.__module__ == "__main__":
+            raise UserError(f"the step {function.__name__} is defined in a program; a step must be in a module")
         self.function = f"{function.__module__}:{function.__qualname__}"
         self.kind = kind_of(function)
         self.arguments = arguments

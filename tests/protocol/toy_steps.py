@@ -93,6 +93,17 @@ def dying(lab: Lab) -> None:
     lab.step(die, {"text": "x"}, "dies")
 
 
+def hurried(folder: Path, text: str) -> None:
+    """Take two minutes when tried for the first time."""
+    first = not (folder.parent.parent / "starts.txt").exists()
+    say(folder, "first" if first else "second", 120.0 if first else 0.0)
+    (folder / SAID).write_text(text)
+
+
+def slow_once(lab: Lab) -> None:
+    lab.step(hurried, {"text": "at last"}, "hurried")
+
+
 RECIPES = {"chain": chain, "slow": slow, "failing": failing, "dying": dying}
 
 
@@ -131,4 +142,6 @@ def main(folder: str, engine: str, workers: str, recipe: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    from tests.protocol import toy_steps  # steps are in modules, not in programs
+
+    sys.exit(toy_steps.main(*sys.argv[1:]))

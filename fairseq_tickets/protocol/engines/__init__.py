@@ -74,6 +74,14 @@ def start_engine(name: str, options: Options, folder: Path) -> Engine:
     """
     check_name(name)
     kind, _, address = name.partition(":")
+    if kind == "ray":
+        from fairseq_tickets.protocol.engines.ray import RayEngine
+
+        return RayEngine(address or None, options.workers, folder)
+    if kind == "slurm":
+        from fairseq_tickets.protocol.engines.slurm import SlurmEngine
+
+        return SlurmEngine(options, folder)
     from fairseq_tickets.protocol.engines.local import LocalEngine
 
     return LocalEngine(options.workers)

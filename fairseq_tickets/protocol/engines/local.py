@@ -12,12 +12,14 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import ModuleType
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.work import FAILED, Call, Outcome, Resources, do
@@ -109,7 +111,7 @@ def do_in_child(call: Call, running: set[ForkServerProcess], closed: object = No
 def start_child(call: Call, answer: Connection) -> ForkServerProcess:
     """Start the process of a step, and the fork server before the first one."""
     process = _context.Process(target=_child, args=(call, answer))
-    with _environment():
+    with _environment(), _without_main():
         _context.set_forkserver_preload(PRELOADED)
         try:
             process.start()
@@ -128,6 +130,17 @@ def _environment() -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """A child would import the program that runs here once more, by its file; steps are in modules."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _child(call: Call, answer: Connection) -> None:

@@ -1,0 +1,184 @@
+"""Steps on a Ray cluster: each a Ray task with its CPUs, GPUs and memory.
+
+A step runs in a process of its own below Ray's worker, so that whatever ends that process is the step's own failure and
+told as such, once; what Ray sees fail is a node, and Ray does that task again elsewhere. The lease of the lost attempt
+keeps the new one from starting while the old one lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.work import FAILED, Call, Outcome, Resources
+
+RETRIES = 3  # how often a task is done again whose node was lost
+PROBE = 60.0  # seconds for all nodes to answer
+_QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class RayEngine:
+    """A cluster to join, or one started here and ended with the engine.
+
+    Args:
+        address: of the cluster: HOST:PORT, ray://HOST:PORT, auto; None = start one on this machine.
+        workers: CPUs of one started here, at least.
+        folder: of the experiment.
+
+    Raises:
+        UserError: Ray isn't installed, nothing answers, or a node can't see the folder.
+    """
+
+    at_once = 10_000  # Ray queues what there is no room for
+
+    def __init__(self, address: str | None, workers: int, folder: Path) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("--engine ray needs Ray: pip install 'fairseq_tickets[ray]'") from error
+        os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+        self._ray: Any = ray
+        self._lent = ray.is_initialized()
+        if not self._lent:
+            _connect(ray, address, workers)
+        self._task = ray.remote(max_retries=RETRIES, retry_exceptions=False)(_do)
+        self._tasks: dict[Future[Outcome], Any] = {}
+        try:
+            _probe(ray, folder)
+        except BaseException:
+            self._leave()
+            raise
+
+    def check(self, needed: Resources, folder: Path) -> None:
+        """See `Engine.check`."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if needed.gpus and not any(node.get("GPU", 0) >= needed.gpus for node in nodes):
+            raise UserError("training: device is 'cuda', but no node of the Ray cluster has a GPU; use `device: cpu`")
+        if not any(node.get("CPU", 0) >= needed.cpus for node in nodes):
+            raise UserError(f"training: threads is {needed.cpus}, but no node of the Ray cluster has so many CPUs")
+        if needed.memory and not any(node.get("memory", 0) >= needed.memory for node in nodes):
+            raise UserError(f"--memory {needed.memory / 2**30:g}: no node of the Ray cluster has so much")
+
+    def submit(self, calls: Sequence[Call]) -> list[Future[Outcome]]:
+        """See `Engine.submit`."""
+        futures = []
+        for call in calls:
+            needed = call.resources
+            options: dict[str, Any] = {"num_cpus": needed.cpus, "num_gpus": needed.gpus, "name": call.told["label"]}
+            if needed.memory:
+                options["memory"] = needed.memory
+            reference = self._task.options(**options).remote(call)
+            futures.append(_outcome_of(reference.future(), self._ray))
+            self._tasks[futures[-1]] = reference
+            futures[-1].add_done_callback(lambda future: self._tasks.pop(future, None))
+        return futures
+
+    def close(self, kill: bool) -> None:
+        """See `Engine.close`."""
+        if kill:
+            for reference in list(self._tasks.values()):
+                with contextlib.suppress(self._ray.exceptions.RayError):
+                    self._ray.cancel(reference, force=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._lent:
+            self._ray.shutdown()
+
+
+def _do(call: Call) -> Outcome:
+    """A Ray task."""
+    from fairseq_tickets.protocol.engines.local import do_in_child
+
+    return do_in_child(call, set())
+
+
+def _connect(ray: Any, address: str | None, workers: int) -> None:
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options["num_cpus"] = max(workers, os.cpu_count() or 1)
+    try:
+        ray.init(address=address or "local", configure_logging=False, **(options if address is None else {}))
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        where = "no Ray could be started here" if address is None else f"--engine ray:{address}: no answer"
+        raise UserError(f"{where} ({reason})") from error
+
+
+def _probe(ray: Any, folder: Path) -> None:
+    """See that every node reads in the experiment's folder what was written here, and the other way round.
+
+    Raises:
+        UserError: naming the node that doesn't.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = secrets.token_hex(8)
+    place = folder.resolve() / f".probe-{token}"
+    try:
+        place.mkdir(parents=True)
+        (place / "driver").write_text(token)
+    except OSError as error:
+        raise UserError(f"cannot write {place}: {error.strerror or error}") from error
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        asked = {}
+        for number, node in enumerate(nodes):
+            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(num_cpus=0, max_retries=0)(_answer).options(scheduling_strategy=here)
+            asked[task.remote(str(place), token, number)] = (number, node.get("NodeManagerHostname", "?"))
+        ended, late = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE)
+        for reference in late:
+            raise UserError(f"node {asked[reference][1]} of the Ray cluster gave no answer in {PROBE:g} seconds")
+        for reference in ended:
+            number, name = asked[reference]
+            try:
+                seen = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                reason = " ".join(str(error).split())[-200:]
+                raise UserError(f"node {name} of the Ray cluster can't do steps: {reason}") from error
+            if not seen or not (place / str(number)).is_file():
+                raise UserError(
+                    f"node {name} of the Ray cluster doesn't see {folder}; --output must be a shared folder"
+                )
+    finally:
+        for path in place.iterdir():
+            path.unlink(missing_ok=True)
+        place.rmdir()
+
+
+def _answer(place: str, token: str, number: int) -> bool:
+    """On a node: whether what the driver wrote is there; its own file is the answer."""
+    limit = time.monotonic() + 5.0
+    while True:  # a network file system may take a moment
+        with contextlib.suppress(OSError):
+            if (Path(place) / "driver").read_text() == token:
+                (Path(place) / str(number)).write_text(token)
+                return True
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.2)
+
+
+def _outcome_of(asked: Future[Any], ray: Any) -> Future[Outcome]:
+    """A task's outcome, where Ray's own errors are failures in one line."""
+    future: Future[Outcome] = Future()
+
+    def ended(asked: Future[Any]) -> None:
+        error = asked.exception()
+        if error is None:
+            future.set_result(asked.result())
+        elif isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)):
+            future.set_result(Outcome(FAILED, f"its node was lost, {RETRIES + 1} times"))
+        else:
+            future.set_result(Outcome(FAILED, " ".join(str(error).split())[-300:]))
+
+    asked.add_done_callback(ended)
+    return future
