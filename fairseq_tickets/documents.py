@@ -149,7 +149,7 @@ def shown(value: Any, length: int = 60) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """True for what most values are, told fast: a finite float, a small whole number, an ASCII text, true, false, null."""
+    """True for what most values are, told fast: a finite float, a small whole number, an ASCII text, true, false."""
     kind = type(value)
     if kind is float:
         return bool(value - value == 0.0)  # neither infinite nor NaN
