@@ -11,6 +11,7 @@ positions for all heads, of which each layer now takes its own.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,14 +130,15 @@ def _resize(attention: nn.Module, heads: Sequence[int], head_dim: int) -> None:
             setattr(attention, name, len(heads) * (head_dim if name in ("all_head_size", "dim") else 1))
     if type(attention).__name__ == "MPNetSelfAttention":
         kept = torch.tensor(list(heads))
+        place = list(inspect.signature(attention.forward).parameters).index("position_bias")  # differs by version
 
         def take_own(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            bias = named.get("position_bias", inputs[2] if len(inputs) > 2 else None)
+            bias = named.get("position_bias", inputs[place] if len(inputs) > place else None)
             if bias is None:
                 return inputs, named
             own = bias.index_select(1, kept.to(bias.device))
             if "position_bias" in named:
                 return inputs, {**named, "position_bias": own}
-            return (*inputs[:2], own, *inputs[3:]), named
+            return (*inputs[:place], own, *inputs[place + 1 :]), named
 
         attention.register_forward_pre_hook(take_own, with_kwargs=True)
