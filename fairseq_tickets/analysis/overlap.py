@@ -22,7 +22,7 @@ import numpy as np
 
 from fairseq_tickets.analysis.statistics import spread
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.tickets import DominantTicket, Ticket
+from fairseq_tickets.tickets import DominantTicket, SuperTicket, Ticket
 
 DOMINANT_MEASURES = ("dimension", "parameters", "matrix")
 SUPER_MEASURES = ("kept heads", "kept FFNs", "pruned heads", "pruned FFNs")
@@ -104,6 +104,18 @@ def similarity(a: Ticket, b: Ticket) -> dict[str, float]:
     """
     tickets = {"the first ticket": a, "the second ticket": b}
     return {measure: pairwise(tickets, measure)[0][1] for measure in measures_for(tickets)}
+
+
+def mask_distance(a: SuperTicket, b: SuperTicket) -> dict[str, float]:
+    """Hamming distance of the masks of two super tickets, of "heads" and of "FFNs": the part of them that one keeps and
+    the other prunes, 0 to 1 (You et al. 2020, "Drawing early-bird tickets", section 3).
+
+    Raises:
+        UserError: they are of different model sizes.
+    """
+    b.validate_for(a.shape, "the second ticket")
+    masks = {"heads": (sum(a.heads, []), sum(b.heads, [])), "FFNs": (a.ffn, b.ffn)}
+    return {kind: sum(x != y for x, y in zip(one, other)) / len(one) for kind, (one, other) in masks.items()}
 
 
 def mean_similarity(matrix: Sequence[Sequence[float]]) -> float:

@@ -16,6 +16,8 @@ METHODS = (
     "winning",
     "random",
     "losing",
+    "early",
+    "iterative",
     "dominant",
     "random_dimensions",
     "bitfit",

@@ -1,10 +1,10 @@
-"""The papers' result tables by name: `S1` to `S8` of paper S, `D2` and `D3` of paper D, and `levels`."""
+"""Result tables by name: `S1` to `S8` of paper S, `D2` and `D3` of paper D, and `levels`, `early` and `iterative`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fairseq_tickets.analysis import tables_dominant, tables_levels, tables_spread, tables_super
+from fairseq_tickets.analysis import tables_dominant, tables_finding, tables_levels, tables_spread, tables_super
 from fairseq_tickets.analysis.markup import Table
 from fairseq_tickets.analysis.results import Result
 from fairseq_tickets.errors import UserError
@@ -24,6 +24,8 @@ RESULT_TABLES: dict[str, tuple[Callable[[Sequence[Result]], Table], str]] = {
     ),
     "D3": (tables_dominant.random_elements, "a random 5 % of elements against full fine-tuning"),
     "levels": (tables_levels.levels, "winning, random and losing tickets by level, against the full model"),
+    "early": (tables_finding.early, "tickets found after a part of fine-tuning, against those of the whole"),
+    "iterative": (tables_finding.iterative, "tickets pruned in steps, against those pruned at once"),
 }
 
 

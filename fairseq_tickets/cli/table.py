@@ -10,9 +10,11 @@ from fairseq_tickets.cli.numbers import whole
 if TYPE_CHECKING:
     from fairseq_tickets.analysis.results import Result
 
-DESCRIPTION = """Make a table of the papers from finished runs.
+DESCRIPTION = """Make a table from finished runs.
 
   levels  winning, random and losing tickets by level, against the full model (the numbers of S's Figure 4)
+  early      super tickets found after a part of fine-tuning: distance to the last ones, scores, what is saved
+  iterative  super tickets pruned in steps, against those pruned at once
   S1  single-task scores, full model against super tickets, with paired t-tests
   S2  which runs' test predictions to send to the GLUE server
   S3  multi-task learning: MT-DNN against Ticket-Share

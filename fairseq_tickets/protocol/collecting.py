@@ -32,6 +32,8 @@ def collect(lab: Lab) -> int:
         ("saliences", ("salience",), SALIENCE),
     ):
         steps = [step for step in done if step.kind in kinds and (step.kind != "train" or step.key in chosen)]
+        if name == "scores":  # of whole runs, which the super tickets are made from
+            steps = [step for step in steps if all(parent.kind != "train_part" for parent, _ in step.needs)]
         lab.store.collect(name, _named([step for step in steps if lab.store.has(step.key, output)], lab, output))
     section = lab.protocol.super_tickets
     if section is not None and section.predictions:

@@ -10,6 +10,8 @@
     search_seeds: 1                          # seeds on which learning rates and batch sizes are searched; all if absent
     training: {learning_rates: [1e-4], batch_sizes: [16], max_epoch: 6}
     super_tickets: {levels: [0.1, 0.2], keep: {default: [winning], RTE: [winning, random]}}  # lists, or by task
+    early: {after: [0.01, 0.05, 0.1, 0.25, 0.5], levels: [0.2]}          # parts of fine-tuning after which to score
+    iterative: {step: 0.1, levels: [0.2]}        # prune a tenth at a time
     adaptation: {source: MNLI, targets: [SNLI, SciTail], fractions: [0.001, 0.01, 0.1, 1]}
     dominant: {top_k: [1, 3], methods: [dominant, random_dimensions, salience], salience: {metric: gradient}}
     sharing: {training: {learning_rates: [1e-4], batch_sizes: [32]}, then: {learning_rates: [1e-4]}}
@@ -20,8 +22,9 @@ norm 1, 6 epochs, 8 levels. Paths are relative to the current folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +136,41 @@ class SuperTickets:
 
 
 @dataclass(frozen=True)
+class Early:
+    """Super tickets by the scores of fine-tuning that has gone only part of its way.
+
+    Attributes:
+        after: parts of all updates, above 0 and below 1; the whole is the super ticket itself.
+        levels: by task, among those of `super_tickets`.
+    """
+
+    tasks: tuple[str, ...]
+    after: tuple[float, ...]
+    levels: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Iterative:
+    """Super tickets by pruning in steps, with some fine-tuning before each.
+
+    Attributes:
+        step: part of the heads, and of the FFNs, to prune at a time.
+        fraction_of_budget: updates of fine-tuning before each step, as a part of a whole run's; None = that part that
+            makes one whole run of all steps to a level, what a one-shot ticket takes to be found.
+        levels: by task, among those of `super_tickets`, each two steps or more.
+    """
+
+    tasks: tuple[str, ...]
+    step: float
+    fraction_of_budget: float | None
+    levels: dict[str, tuple[float, ...]]
+
+    def steps_to(self, level: float) -> int:
+        """How many steps prune a level."""
+        return int(Fraction(str(level)) / Fraction(str(self.step)))
+
+
+@dataclass(frozen=True)
 class Adaptation:
     """Paper S, section 7: fine-tuned full models and super tickets of `source`, trained on parts of the targets."""
 
@@ -214,6 +252,8 @@ class Protocol:
     seeds: tuple[int, ...]
     search_seeds: int
     super_tickets: SuperTickets | None
+    early: Early | None
+    iterative: Iterative | None
     adaptation: Adaptation | None
     dominant: Dominant | None
     sharing: Sharing | None
@@ -255,6 +295,8 @@ def protocol_from(content: Any, path: Path) -> Protocol:
         raise UserError(
             f"{top.at('search_seeds')} is {search_seeds}: `settings: all` takes every setting on every seed"
         )
+    early = _early(top.section("early"), tasks, super_tickets) if "early" in top else None
+    iterative = _iterative(top.section("iterative"), tasks, super_tickets) if "iterative" in top else None
     sharing = _sharing(top.section("sharing"), tasks, training_section, super_tickets) if "sharing" in top else None
     adaptation = _adaptation(top.section("adaptation"), tasks, super_tickets, sharing) if "adaptation" in top else None
     dominant = _dominant(top.section("dominant"), tasks, training_section) if "dominant" in top else None
@@ -264,8 +306,8 @@ def protocol_from(content: Any, path: Path) -> Protocol:
         raise UserError(f"{path} asks for nothing: it needs a section super_tickets, dominant or sharing")
     top.close()
     return Protocol(
-        path, experiment, model_name, folder, glue, tokenizer, tasks, seeds, search_seeds, super_tickets, adaptation,
-        dominant, sharing, keep_checkpoints,
+        path, experiment, model_name, folder, glue, tokenizer, tasks, seeds, search_seeds, super_tickets, early,
+        iterative, adaptation, dominant, sharing, keep_checkpoints,
     )  # fmt: skip
 
 
@@ -365,6 +407,64 @@ def _by_task(
     by_task = {task: own.several(task, others, read) for task in tasks}
     own.close()
     return by_task
+
+
+def _early(section: Section, tasks: dict[str, Task], super_tickets: SuperTickets | None) -> Early:
+    known = _with_winning(section, tasks, super_tickets)
+    made = Early(
+        tasks=tuple(known),
+        after=section.several("after", [0.01, 0.05, 0.1, 0.25, 0.5], lambda v, p: as_number(v, p, 0, 0.99, above=True)),
+        levels=_levels_of(section, known),
+    )
+    section.close()
+    return made
+
+
+def _iterative(section: Section, tasks: dict[str, Task], super_tickets: SuperTickets | None) -> Iterative:
+    known = _with_winning(section, tasks, super_tickets)
+    step = section.number("step", 0.1, 0, 0.5, above=True)
+    given = section.raw("fraction_of_budget")
+    made = Iterative(
+        tasks=tuple(known),
+        step=step,
+        fraction_of_budget=None if given is None else section.number("fraction_of_budget", 1.0, 0, 1, above=True),
+        levels=_levels_of(section, {task: [level for level in own if level > step] for task, own in known.items()}),
+    )
+    for level in {level for levels in made.levels.values() for level in levels}:
+        if (Fraction(str(level)) / Fraction(str(step))).denominator > 1:
+            raise UserError(f"{section.at('levels')}: {level:g} is no whole number of steps of {step:g}")
+    section.close()
+    return made
+
+
+def _with_winning(
+    section: Section, tasks: dict[str, Task], super_tickets: SuperTickets | None
+) -> dict[str, tuple[float, ...]]:
+    """The tasks of a section that are compared with winning tickets on all of the data, and these tickets' levels."""
+    if super_tickets is None:
+        raise UserError(f"{section.place} needs a section super_tickets with winning tickets, to be compared with")
+    kept = super_tickets.keep
+    known = [task for task in super_tickets.tasks if "winning" in kept[task] and 1.0 in tasks[task].fractions]
+    if not known:
+        raise UserError(
+            f"{section.place}: super_tickets has no winning tickets of all the data of any task, to be compared with"
+        )
+    return {task: super_tickets.levels[task] for task in section.several("tasks", known, as_word(known))}
+
+
+def _levels_of(section: Section, known: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    """Levels by task, among the known ones; all of them if absent."""
+    if "levels" in section:
+        levels = _by_task(section, "levels", LEVELS, lambda v, p: as_number(v, p, 0), list(known))
+    else:
+        levels = {task: tuple(own) for task, own in known.items()}
+    for task, own in levels.items():
+        strangers = [level for level in own if level not in known[task]]
+        if strangers or not own:
+            found = f"{strangers[0]:g} is not among" if strangers else "there are none in"
+            allowed = ", ".join(f"{level:g}" for level in known[task]) or "none that is two steps or more"
+            raise UserError(f"{section.at('levels')}: {found} the levels of {task}'s winning tickets: {allowed}")
+    return levels
 
 
 def _sharing(

@@ -21,8 +21,8 @@ TRAINING = ("train", "l1")
 class Estimate:
     """Mean times of training runs that are alike.
 
-    A shared run takes as long as its tasks take alone. Steps that are not training are short beside it and count as
-    nothing.
+    A shared run takes as long as its tasks take alone, a part of a run that part of its time. Steps that are not
+    training are short beside it and count as nothing.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,9 @@ class Estimate:
         """Seconds that a step will take; None without one that is like it."""
         if step.kind == "share":
             return total(self._of(step, task) for task in step["tasks"])
+        if step.kind == "train_part":
+            whole = self._of(step, {})
+            return None if whole is None else step["part"] * whole
         return self._of(step, {}) if step.kind in TRAINING else 0.0
 
     def _of(self, step: Step, own: dict[str, Any]) -> float | None:

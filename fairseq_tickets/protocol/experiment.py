@@ -16,9 +16,11 @@ from fairseq_tickets.protocol.collecting import collect
 from fairseq_tickets.protocol.config import load_protocol
 from fairseq_tickets.protocol.demand import Demand, wanted
 from fairseq_tickets.protocol.dominant import dominant_recipes
+from fairseq_tickets.protocol.early import early_recipes
 from fairseq_tickets.protocol.engines import Engine
 from fairseq_tickets.protocol.estimate import Estimate, total
 from fairseq_tickets.protocol.inputs import Checksums, Inputs, check_levels, find_data, find_model
+from fairseq_tickets.protocol.iterative import iterative_recipes
 from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.lease import Claim, Watch, read_claim
 from fairseq_tickets.protocol.sharing import sharing_recipes
@@ -34,6 +36,8 @@ def recipes(lab: Lab) -> None:
     """All that a protocol asks for."""
     found = super_ticket_recipes(lab)
     shared = sharing_recipes(lab, found)
+    early_recipes(lab, found)
+    iterative_recipes(lab, found)
     adaptation_recipes(lab, found, shared)
     dominant_recipes(lab)
 

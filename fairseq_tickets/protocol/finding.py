@@ -1,4 +1,4 @@
-"""Functions behind steps that find tickets in other ways than the papers do: a salience pass."""
+"""Functions behind steps that find tickets in other ways than the papers do: a salience pass, a part of fine-tuning."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets.protocol.steps import SALIENCE, TICKET
-from fairseq_tickets.protocol.training import count_examples, pin_threads, train_subset
+from fairseq_tickets.files import write_json
+from fairseq_tickets.protocol.steps import CHECKPOINT, SALIENCE, TICKET, TRAINING
+from fairseq_tickets.protocol.training import (
+    CRITERION,
+    common_options,
+    count_examples,
+    make_ticket,
+    pin_threads,
+    run_training,
+    train_subset,
+    updates_in_all,
+)
 
 
 def salience(
@@ -51,3 +61,37 @@ def salience(
     ticket.provenance.update(measured.provenance, task=task)
     measured.save(folder / SALIENCE)
     ticket.save(folder / TICKET)
+
+
+def train_part(folder: Path, **run: Any) -> None:
+    """Fine-tuning for a part of all updates; the arguments are those that `Lab.train_part` gives.
+
+    The checkpoint of the last update is kept. One under a ticket becomes a whole model of the same function, its pruned
+    heads and FFNs zeros: scored, these have the importance 0, and training can go on from it under a smaller ticket.
+    """
+    data, config = Path(run["data"]), run["config"]
+    part = train_subset(count_examples(data), run["subset"], run["fraction"]) or count_examples(data)
+    whole = updates_in_all(part, config["batch_size"], config["max_epoch"])
+    updates = max(1, round(run["part"] * whole))
+    ticket = make_ticket(folder, run)
+    options = [*common_options(run, data, run["start"] or run["model"]), "--criterion", CRITERION]
+    options += ["--max-update", str(updates)]
+    if run["decay"] == "part":
+        options += ["--total-num-update", str(updates), "--warmup-updates", str(round(config["warmup"] * updates))]
+    if ticket is not None:
+        options += ["--ticket", str(folder / TICKET)]
+    recorder, wall = run_training(options, folder, config, ["valid", "valid1"], saves=True, last=True)
+    if ticket is not None:
+        _make_whole(folder / CHECKPOINT, ticket.shape.ffn_dim)
+    facts = {"epochs": recorder.epochs, "curve": recorder.curve, "wall_seconds": wall, "config": config}
+    about = {"part": run["part"], "updates": updates, "updates_of_a_whole_run": whole}
+    write_json(folder / TRAINING, {"format": "fairseq-tickets/part-of-training", "version": 1, **about, **facts})
+
+
+def _make_whole(path: Path, ffn_dim: int) -> None:
+    from fairseq_tickets import checkpoint
+    from fairseq_tickets.convert.dense import dense_state_dict
+
+    state = checkpoint.load(path)
+    state["model"] = dense_state_dict(state["model"], ffn_dim)
+    checkpoint.save(state, path)

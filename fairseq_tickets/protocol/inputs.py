@@ -153,6 +153,7 @@ def check_levels(protocol: Protocol, model: Model) -> None:
     section = protocol.super_tickets
     if section is None:
         return
+    _check_step(protocol, model)
     place = f"{protocol.path}: super_tickets: levels"
     layers, heads = model.shape.layers, model.shape.heads
     for level in dict.fromkeys(level for levels in section.levels.values() for level in levels):
@@ -169,6 +170,16 @@ def check_levels(protocol: Protocol, model: Model) -> None:
                 f"{protocol.path}: super_tickets: min_heads_per_layer {section.min_heads_per_layer} leaves too few "
                 f"heads to prune at level {level:g}"
             )
+
+
+def _check_step(protocol: Protocol, model: Model) -> None:
+    from fairseq_tickets.super_ticket.pruning import prune_count
+
+    if protocol.iterative is not None:
+        step, place = protocol.iterative.step, f"{protocol.path}: iterative: step"
+        layers, heads = model.shape.layers, model.shape.heads
+        if prune_count(step, layers * heads, place) + prune_count(step, layers, place) == 0:
+            raise UserError(f"{place}: {step:g} prunes nothing of the model's {layers * heads} heads and {layers} FFNs")
 
 
 def _prepared_inputs(task: Task, checksums: Checksums) -> Inputs:

@@ -150,6 +150,7 @@ class Lab:
         source_task: str | None = None,
         predicts: bool = False,
         saves: bool = False,
+        found: Mapping[str, Any] | None = None,
     ) -> Step:
         """A training run of a task, which makes a result.
 
@@ -161,9 +162,12 @@ class Lab:
             start: the run whose checkpoint it starts from; None = the pre-trained model.
             predicts: whether it writes predictions for the test split, where there is one.
             saves: whether its checkpoint is kept until nobody needs it any more.
+            found: how its ticket was found, where its method leaves that open; it stands in the result's `config`.
         """
+        about = self.describe(task, config, setting, seed, fraction)
         arguments = {
-            **self.describe(task, config, setting, seed, fraction),
+            **about,
+            "config": {**about["config"], **(found or {})},
             "method": method,
             "level": level,
             "top_k": top_k,
@@ -200,6 +204,37 @@ class Lab:
         config = tuned(found)[0].config
         return config["lr"], config["batch_size"]
 
+    def train_part(
+        self,
+        task: Task,
+        setting: Setting,
+        seed: int,
+        part: float,
+        decay: str,
+        ticket: Mapping[str, Any] | None = None,
+        start: Step | None = None,
+    ) -> Step:
+        """Fine-tuning for a part of all updates, whose last checkpoint is kept, as a whole model.
+
+        Args:
+            part: of the updates of a whole run, above 0 and at most 1.
+            decay: over how many updates the learning rate rises and falls: "whole" = as in a whole run, so that this is
+                its beginning; "part" = over its own.
+            ticket: what its ticket is made from, see `training.make_ticket`.
+            start: the run whose checkpoint it starts from; None = the pre-trained model.
+        """
+        arguments = {
+            **self.describe(task, task.training, setting, seed, 1.0),
+            "method": "part",
+            "part": part,
+            "decay": decay,
+            "ticket": ticket,
+            "start": None if start is None else start.file(CHECKPOINT),
+            "start_ticket": Given(None),
+        }
+        what = f"{100 * part:g}% of training" + (f" pruned to {ticket['level']:g}" if ticket else "")
+        return self.step(finding.train_part, arguments, label_of(arguments, what), lazy=True)
+
     def score(self, task: Task, full: Step) -> Step:
         """Importance scores of a full model over its training data."""
         section = self.protocol.super_tickets
@@ -215,7 +250,8 @@ class Lab:
             "data": self.data_of(task, hashed=False),
             "full_key": Given(full.key),
         }
-        return self.step(training.score, arguments, label_of(arguments, "score"), lazy=True)
+        label = label_of(arguments, "score") if full.kind == "train" else f"{full.label}: score"
+        return self.step(training.score, arguments, label, lazy=True)
 
     def l1(self, task: Task, seed: int) -> Step:
         """L1 fine-tuning of all weights."""

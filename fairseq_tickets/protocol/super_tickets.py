@@ -66,7 +66,7 @@ def find_super_tickets(lab: Lab, task: Task, fraction: float) -> Tickets:
     return found
 
 
-def pruned(scores: Step, keep: str, level: float, seed: int, min_heads_per_layer: int) -> dict[str, Any]:
+def pruned(scores: Step, keep: str, level: float, seed: int, min_heads_per_layer: int, **more: Any) -> dict[str, Any]:
     """The ticket that keeps the highest, the lowest, or random structures."""
     return {
         "scores": scores.file(SCORES),
@@ -75,6 +75,7 @@ def pruned(scores: Step, keep: str, level: float, seed: int, min_heads_per_layer
         "level": level,
         "seed": seed,
         "min_heads_per_layer": min_heads_per_layer,
+        **more,
     }
 
 

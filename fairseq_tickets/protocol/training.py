@@ -48,7 +48,7 @@ def train(folder: Path, **run: Any) -> None:
     """
     data, facts = Path(run["data"]), task_facts(Path(run["data"]))
     ticket = make_ticket(folder, run)
-    options = [*_common(run, data, run["start"] or run["model"]), "--criterion", CRITERION]
+    options = [*common_options(run, data, run["start"] or run["model"]), "--criterion", CRITERION]
     if ticket is not None:
         options += ["--ticket", str(folder / TICKET)]
     predicts = run["predicts"] and has_split(data, "test")
@@ -114,7 +114,7 @@ def l1(folder: Path, **run: Any) -> None:
     """
     data, config = Path(run["data"]), run["config"]
     options = [
-        *_common(run, data, run["model"]),
+        *common_options(run, data, run["model"]),
         *("--criterion", L1_CRITERION, "--l1-weight", repr(run["l1_weight"]), "--l1-mode", run["l1_mode"]),
         *("--pretrained-path", run["model"], "--l1-log-interval", str(config["log_interval"])),
     ]
@@ -165,7 +165,8 @@ def make_ticket(folder: Path, run: Mapping[str, Any]) -> Any:
 
     `run["ticket"]` says what it is made from, by what it holds:
 
-        scores, scores_key, keep, level, seed, min_heads_per_layer: a super ticket of these scores.
+        scores, scores_key, keep, level, seed, min_heads_per_layer: a super ticket of these scores; `within`, where it
+            is there, is the file of a ticket that it must be a part of.
         extract, top_k, seed: the first dimensions of this dominant ticket; for `random_dimensions` as many random ones.
         from: the ticket in this file, as it is.
     """
@@ -175,11 +176,13 @@ def make_ticket(folder: Path, run: Mapping[str, Any]) -> Any:
     ticket: Any = None
     if "scores" in asked:
         from fairseq_tickets.scores import ImportanceScores
-        from fairseq_tickets.super_ticket.pruning import super_ticket
+        from fairseq_tickets.super_ticket.pruning import check_within, super_ticket
 
         level, scores = str(asked["level"]), ImportanceScores.load(asked["scores"])
         ticket = super_ticket(scores, level, level, asked["keep"], asked["seed"], asked["min_heads_per_layer"])
         ticket.provenance["scores_run"] = asked["scores_key"]
+        if asked.get("within"):
+            check_within(ticket, load_super_ticket(asked["within"]), f"pruning to {level}")
     elif "from" in asked or run["start_ticket"] is not None:
         ticket = load_super_ticket(asked.get("from") or run["start_ticket"])
     elif "extract" in asked:
@@ -239,7 +242,7 @@ def train_subset(examples: int, subset: int | float | None, fraction: float) -> 
     return None if count == examples else count
 
 
-def _common(what: Mapping[str, Any], data: Path, start: str) -> list[str]:
+def common_options(what: Mapping[str, Any], data: Path, start: str) -> list[str]:
     """fairseq-train's options for one task, but for criterion and ticket."""
     config = what["config"]
     examples = count_examples(data)

@@ -135,6 +135,23 @@ def pruning_orders(scores: ImportanceScores, keep: str, seed: int) -> tuple[list
     return np.argsort(head_keys, kind="stable").tolist(), np.argsort(ffn_keys, kind="stable").tolist()
 
 
+def check_within(ticket: SuperTicket, earlier: SuperTicket, what: str) -> None:
+    """Refuse a ticket that keeps what an earlier one has pruned: pruning in steps only goes on.
+
+    A pruned structure has the importance 0, so it is pruned first again; but for structures that are kept and whose
+    importance is 0 too.
+
+    Raises:
+        UserError: naming `what` and the structure.
+    """
+    for layer, (heads, before) in enumerate(zip(ticket.heads, earlier.heads)):
+        for head, (kept, was) in enumerate(zip(heads, before)):
+            if kept and not was:
+                raise UserError(f"{what}: head {head} of layer {layer} is pruned already, but others score no higher")
+        if ticket.ffn[layer] and not earlier.ffn[layer]:
+            raise UserError(f"{what}: the FFN of layer {layer} is pruned already, but others score no higher")
+
+
 def weight_remaining(shape: ModelShape, ticket: SuperTicket, vocab_size: int, positions: int) -> dict[str, float]:
     """Fraction of the weights that stays, 0 to 1, counting weights and biases.
 

@@ -100,6 +100,26 @@ def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"dominant": {"salience": {"examples": 4}}}, "batch_size is 8, more than the 4 examples to take"),
         ({"dominant": {"salience": {"heads": 1}}}, "salience: unknown key 'heads'"),
         ({"dominant": {"learning_rates": {"salience": [1]}}}, "unknown key 'salience'"),
+        (
+            {"super_tickets": {"keep": ["random"]}, "early": None},
+            "early: super_tickets has no winning tickets of all the",
+        ),
+        ({"early": {"after": [1]}}, "early: after is 1; it must be a number above 0 and at most 0.99"),
+        (
+            {"early": {"levels": [0.15]}},
+            "early: levels: 0.15 is not among the levels of RTE's winning tickets: 0.1, 0.2",
+        ),
+        ({"early": {"tasks": ["MRPC"]}}, "early: tasks: 'MRPC' is unknown; it must be one of RTE"),
+        ({"tasks": {"RTE": {"fractions": [0.1]}}, "early": None}, "no winning tickets of all the data of any task"),
+        ({"iterative": {"step": 0.6}}, "iterative: step is 0.6; it must be a number above 0 and at most 0.5"),
+        ({"iterative": {"step": 0.15}}, "iterative: levels: 0.2 is no whole number of steps of 0.15"),
+        ({"iterative": {"levels": [0.1]}}, "0.1 is not among the levels of RTE's winning tickets: 0.2, 0.3"),
+        (
+            {"iterative": {"fraction_of_budget": 2}},
+            "fraction_of_budget is 2; it must be a number above 0 and at most 1",
+        ),
+        ({"iterative": {"budget": 2}}, "iterative: unknown key 'budget'"),
+        ({"super_tickets": {"levels": [0.1]}, "iterative": None}, "levels: there are none in the levels of RTE's"),
         ({"dominant": {"methods": ["lora"]}}, "'lora' is unknown; it must be one of full, dominant"),
     ],
 )
@@ -108,6 +128,24 @@ def test_refused(changes: dict[str, Any], message: str) -> None:
         load(**changes)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("section", ["early", "iterative"])
+def test_comparisons_need_super_tickets(section: str) -> None:
+    content = {**BASE, "dominant": None, section: None}
+    del content["super_tickets"]
+    with pytest.raises(UserError, match=f"{section} needs a section super_tickets with winning tickets"):
+        protocol_from(content, Path("p.yaml"))
+
+
+def test_defaults_of_early_and_iterative() -> None:
+    protocol = load(early=None, iterative=None)
+    assert protocol.early is not None and protocol.iterative is not None
+    assert protocol.early.after == (0.01, 0.05, 0.1, 0.25, 0.5)
+    assert protocol.early.levels == {"RTE": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}
+    assert protocol.iterative.levels == {"RTE": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}
+    assert [protocol.iterative.steps_to(level) for level in protocol.iterative.levels["RTE"]] == [2, 3, 4, 5, 6, 7, 8]
+    assert protocol.iterative.fraction_of_budget is None
 
 
 def test_nothing_asked_for() -> None:

@@ -251,6 +251,56 @@ def test_one_seeds_salience_for_all(write: Any) -> None:
     assert [step["seed"] for step in of_kind(lab, "train")] == [3, 1]
 
 
+def test_early_tickets_are_scored_on_the_way_and_rewound(write: Any) -> None:
+    levels = {"levels": [0.34, 0.67], "keep": ["winning"]}
+    lab = planned(write(super_tickets=levels, early={"after": [0.1, 0.5], "levels": [0.67]}))
+    assert kinds(lab) == {"full": 1, "score": 3, "winning": 2, "part": 2, "early": 2}
+    full, parts = next(iter(lab.steps.values())), of_kind(lab, "train_part")
+    assert [(step["part"], step["decay"], step["config"] == full["config"]) for step in parts] == [
+        (0.1, "whole", True), (0.5, "whole", True),
+    ]  # fmt: skip
+    for part in parts:
+        (score,) = [step for step in of_kind(lab, "score") if parents(step) == [part.key]]
+        (early,) = [step for step in lab.steps.values() if parents(step) == [score.key]]
+        assert (early["method"], early["level"]) == ("early", 0.67)
+        assert early["config"] == {**full["config"], "found_after": part["part"]}
+        assert early["ticket"]["keep"] == "winning" and early["start"] is None
+    assert set(planned(write(super_tickets=levels)).steps) < set(lab.steps)
+
+
+def test_iterative_tickets_go_on_between_steps_and_rewind_at_the_end(write: Any) -> None:
+    levels = {"levels": [0.34, 0.51], "keep": ["winning"]}
+    lab = planned(write(super_tickets=levels, iterative={"step": 0.17}))
+    # two steps of half a run each, and three of a third: nothing in common
+    assert kinds(lab) == {"full": 1, "score": 1 + 2 + 3, "winning": 2, "part": 2 + 3, "iterative": 2}
+    for level, parts in ((0.34, [1 / 2] * 2), (0.51, [1 / 3] * 3)):
+        step = next(s for s in of_kind(lab, "train") if (s["method"], s["level"]) == ("iterative", level))
+        assert step["config"]["prune_step"] == 0.17 and step["config"]["stage_budget"] == parts[0]
+        assert step["start"] is None and step["ticket"]["level"] == level
+        chain = []
+        while step.needs:  # back over scores to the run before
+            step = step.needs[0][0].needs[0][0]
+            chain.append((step["part"], step["decay"], step["ticket"] and step["ticket"]["level"]))
+        pruned_before = [None, 0.17, 0.34][: len(parts)]
+        assert chain[::-1] == [(part, "part", level) for part, level in zip(parts, pruned_before)]
+    # with a given budget the shorter way is the beginning of the longer one
+    shared = planned(write(super_tickets=levels, iterative={"step": 0.17, "fraction_of_budget": 0.25}))
+    assert kinds(shared)["part"] == 3 and kinds(shared)["iterative"] == 2
+
+
+def test_they_wait_for_the_setting_of_the_winning_tickets(write: Any) -> None:
+    path = write(
+        training={"learning_rates": [1e-3, 1e-2], "batch_sizes": [8], "max_epoch": 1},
+        early={"after": [0.5]},
+        iterative={"step": 0.17},
+    )
+    lab = planned(path)
+    assert kinds(lab) == {"full": 2} and waiting(lab) == 3
+    grown = planned(path, {s.key: result_of(s, s["config"]["lr"]) for s in lab.steps.values()})
+    assert waiting(grown) == 0 and kinds(grown)["early"] == kinds(grown)["iterative"] == 1
+    assert {step["config"]["lr"] for step in of_kind(grown, "train_part")} == {1e-2}
+
+
 def todo(lab: Lab) -> list[str]:
     demand = Demand(lab.store)
     for step in wanted(lab.steps):
@@ -287,6 +337,11 @@ def test_levels_that_make_no_sense_for_the_model(write: Any, section: dict[str, 
     with pytest.raises(UserError, match=message):
         Experiment(write(super_tickets=section), Path("nowhere"))
     assert not Path("nowhere").exists()
+
+
+def test_a_step_that_prunes_nothing_of_the_model(write: Any) -> None:
+    with pytest.raises(UserError, match="iterative: step: 0.05 prunes nothing of the model's 12 heads and 3 FFNs"):
+        Experiment(write(super_tickets={"levels": [0.1]}, iterative={"step": 0.05}), Path("nowhere"))
 
 
 def test_missing_model_and_data(write: Any, tmp_path: Path) -> None:
