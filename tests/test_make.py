@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,9 +33,18 @@ def test_make_bench_starts_all_that_can_run(given: list[str], prepare: str | Non
     assert done.returncode == 0, done.stderr
     commands = [line.split("python ", 1)[1] for line in done.stdout.splitlines() if "python benchmarks/" in line]
     started = [" ".join(command.split()) for command in commands]
-    without = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"measure", "prepare"}
+    without = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"measure", "prepare", "precision", "gpu"}
     expected = [f"benchmarks/{name}.py --output runs/bench/{name}.json" for name in sorted(without)]
     assert sorted(started) == sorted([*expected, prepare] if prepare else expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and the benchmarks would start")
+def test_bench_gpu_without_a_gpu_is_one_line() -> None:
+    done = subprocess.run([sys.executable, "benchmarks/gpu.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(
+        r"bench-gpu: there is no GPU to measure on: PyTorch \S+ (is built without CUDA|finds none)\n", done.stderr
+    )
 
 
 def test_a_python_that_is_too_old_is_one_line(tmp_path: Path) -> None:

@@ -57,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that is enough (default: %(default)s)",
     )
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16", "float16"),
+        default="float32",
+        help="what the model runs in; scores stay float32; float16 on GPUs alone (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -83,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             args.max_tokens,
             args.limit,
             device,
-            args.amp,
+            args.precision,
             progress,
             args.until_stable,
             args.agreement,

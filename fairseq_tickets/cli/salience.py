@@ -78,7 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--salience", metavar="FILE", help="also write the salience of every dimension (.npz), for `plot explain`"
     )
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
-    parser.add_argument("--bf16", action="store_true", help="run under autocast in bfloat16")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16"),
+        default="float32",
+        help="what the model runs in (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -114,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
             args.split,
             args.separator_token,
             device,
-            args.bf16,
+            args.precision,
             progress,
         )
     leave_workers()

@@ -79,7 +79,7 @@ def dimension_salience(
     batches: Iterable[Any],
     loss_fn: Callable[[Any], tuple[Tensor, int]],
     metric: str = "gradient",
-    bf16: bool = False,
+    amp_dtype: torch.dtype | None = None,
     progress: Optional[Callable[[int], None]] = None,
 ) -> Salience:
     """Salience of every input dimension of the six matrices of every layer.
@@ -96,7 +96,7 @@ def dimension_salience(
         loss_fn: batch -> mean loss of its examples, a scalar, and their number; must run the model. For "activation"
             the loss is not looked at.
         metric: one of METRICS.
-        bf16: run under autocast in bfloat16; sums stay float64.
+        amp_dtype: run under autocast with this type; sums stay float64.
         progress: called after each batch with its number of examples.
 
     Raises:
@@ -114,7 +114,7 @@ def dimension_salience(
             examples = 0
             with _collecting(metric, linears, layers, sums):
                 for batch in batches:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
                         loss, count = loss_fn(batch)
                     if metric != "activation":
                         if not torch.isfinite(loss):

@@ -53,13 +53,18 @@ def chosen_precision(cfg: Any) -> str:
             )
     if amp and asked == FLOAT32:
         raise UserError("--precision float32 contradicts --amp; leave one of them out")
-    if asked == FLOAT16 and device == "cpu":
+    return checked(asked, device)
+
+
+def checked(precision: str, device: str) -> str:
+    """`precision`, if this kind of device has it; UserError otherwise."""
+    if precision == FLOAT16 and device == "cpu":
         raise UserError("--precision float16 needs a GPU; on a CPU use bf16 or float32")
-    if asked == BF16 and device == "cuda" and not _gpu_has_bf16():
+    if precision == BF16 and device == "cuda" and not _gpu_has_bf16():
         raise UserError(
             f"--precision bf16: {torch.cuda.get_device_name()} has no bf16 arithmetic; use float16 or float32"
         )
-    return asked
+    return precision
 
 
 def frozen_dtype(asked: str, precision: str) -> torch.dtype:

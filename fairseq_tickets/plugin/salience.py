@@ -21,6 +21,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, sha256
 from fairseq_tickets.parameters import MATRICES
 from fairseq_tickets.plugin.criterion import example_losses
+from fairseq_tickets.plugin.mixed_precision import DTYPES, checked
 from fairseq_tickets.plugin.model import TicketRobertaConfig, TicketRobertaModel
 from fairseq_tickets.plugin.scoring import batches_of_like_length, moved, sample_of
 from fairseq_tickets.plugin.task import TicketSentencePredictionConfig, TicketSentencePredictionTask, task_name
@@ -42,7 +43,7 @@ def checkpoint_salience(
     split: str = "train",
     separator_token: int | None = None,
     device: str = "cpu",
-    bf16: bool = False,
+    precision: str = "float32",
     progress: Callable[[int, int], None] | None = None,
     train_examples: int | None = None,
     train_examples_seed: int = 1,
@@ -61,7 +62,7 @@ def checkpoint_salience(
         split: of the data.
         separator_token: number of the token before the second sentence; see the task's option.
         device: where to run, "cpu" or "cuda".
-        bf16: run under autocast in bfloat16.
+        precision: "float32", or "bf16" under autocast.
         progress: called with (examples just done by this worker, examples of all workers).
         train_examples, train_examples_seed: take the sample from this random part of the training data, the one that
             the task's options of these names train on; None = from all.
@@ -74,6 +75,7 @@ def checkpoint_salience(
         raise UserError(f"--metric {metric} is unknown; choose from {', '.join(METRICS)}")
     if head not in HEADS:
         raise UserError(f"--head {head} is unknown; choose from {', '.join(HEADS)}")
+    checked(precision, device.split(":")[0])
     for option, value in (("examples", examples), ("batch-size", batch_size)):
         if value < 1:
             raise UserError(f"--{option} is {value}; it must be at least 1")
@@ -113,7 +115,7 @@ def checkpoint_salience(
         batches,
         loss_fn,
         metric,
-        bf16,
+        None if precision == "float32" else DTYPES[precision],
         None if progress is None else lambda count: progress(count, len(chosen)),
     )
     facts: dict[str, Any] = {
@@ -122,7 +124,7 @@ def checkpoint_salience(
         "task": task_name(Path(data)),
         "split": split,
     }
-    facts["precision"] = "bf16" if bf16 else "float32"
+    facts["precision"] = precision
     if metric != "activation":
         facts.update(batch_size=batch_size, head=head, seed=seed)
     facts.update(

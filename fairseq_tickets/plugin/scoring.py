@@ -18,6 +18,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, sha256
 from fairseq_tickets.plugin.criterion import example_losses
 from fairseq_tickets.plugin.loading import load_finetuned
+from fairseq_tickets.plugin.mixed_precision import DTYPES, checked
 from fairseq_tickets.plugin.task import TicketSentencePredictionTask, task_name
 from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.super_ticket.importance import importance_scores
@@ -36,7 +37,7 @@ def score_checkpoint(
     max_tokens: int | None = None,
     limit: int | None = None,
     device: str = "cpu",
-    amp: bool = False,
+    precision: str = "float32",
     progress: Callable[[int, int], None] | None = None,
     until_stable: Sequence[str] | None = None,
     agreement: float = 0.95,
@@ -52,7 +53,7 @@ def score_checkpoint(
         max_tokens: most tokens in a batch, padding counted; None = no limit.
         limit: score a random sample of so many examples, always the same ones; None = all.
         device: where to run, "cpu" or "cuda".
-        amp: run under autocast, in bfloat16 where the device has it, else float16.
+        precision: "float32", or "bf16" or (GPUs) "float16" under autocast.
         progress: called with (examples just done by this worker, examples of all workers).
         until_stable: levels of the tickets to be made, as written; take examples in random blocks only until these
             tickets agree (see stability.py), and record how that went. None = take all.
@@ -64,6 +65,7 @@ def score_checkpoint(
     for option, value in (("batch-size", batch_size), ("max-tokens", max_tokens), ("limit", limit)):
         if value is not None and value < 1:
             raise UserError(f"--{option} is {value}; it must be at least 1")
+    checked(precision, device.split(":")[0])
     for level in until_stable or ():
         prune_count(level, 1, "--until-stable")
     model, task = load_finetuned(checkpoint, data)
@@ -92,7 +94,7 @@ def score_checkpoint(
         return example_losses(wide, sample["target"], task.cfg.regression_target)
 
     def scored(part: Sequence[int]) -> ImportanceScores:
-        dtype = _amp_dtype(device) if amp else None
+        dtype = None if precision == "float32" else DTYPES[precision]
         told = None if progress is None else lambda count: progress(count, len(chosen))
         return importance_scores(model, samples(part), loss_fn, granularity, dtype, told)
 
@@ -113,7 +115,7 @@ def score_checkpoint(
         checkpoint_sha256=sha256(checkpoint),
         vocab_size=encoder.embed_tokens.weight.shape[0],
         positions=encoder.embed_positions.weight.shape[0],
-        precision=str(_amp_dtype(device)).replace("torch.", "") if amp else "float32",
+        precision=precision,
         package_version=__version__,
         torch_version=torch.__version__,
     )
@@ -157,9 +159,3 @@ def moved(sample: Any, device: str) -> Any:
     if isinstance(sample, dict):
         return {key: moved(value, device) for key, value in sample.items()}
     return sample.to(device) if isinstance(sample, Tensor) else sample
-
-
-def _amp_dtype(device: str) -> torch.dtype:
-    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.bfloat16

@@ -138,13 +138,13 @@ def test_batching_does_not_matter_and_a_limit_is_always_the_same_sample(folder):
     assert not np.allclose(limited[0].heads, results[0].heads, rtol=0.01)
 
 
-def test_granularity_split_and_amp_are_honoured(folder):
+def test_granularity_split_and_precision_are_honoured(folder):
     results = {}
     for name, options in {
         "plain": [],
         "token": ["--granularity", "token"],
         "valid": ["--split", "valid"],
-        "amp": ["--amp"],
+        "bf16": ["--precision", "bf16"],
     }.items():
         assert importance(folder, *options) == 0
         results[name] = ImportanceScores.load(folder / "s.npz")
@@ -152,9 +152,9 @@ def test_granularity_split_and_amp_are_honoured(folder):
     assert (results["token"].heads >= plain.heads * (1 - 1e-5)).all()  # |sum over tokens| <= sum of |.|
     assert results["token"].heads.sum() > 1.05 * plain.heads.sum()
     assert (results["valid"].examples, results["valid"].provenance["split"]) == (11, "valid")
-    assert results["amp"].provenance["precision"] == "bfloat16"
-    np.testing.assert_allclose(results["amp"].ffn, plain.ffn, rtol=0.2)
-    assert not np.array_equal(results["amp"].ffn, plain.ffn)
+    assert results["bf16"].provenance["precision"] == "bf16"
+    np.testing.assert_allclose(results["bf16"].ffn, plain.ffn, rtol=0.2)
+    assert not np.array_equal(results["bf16"].ffn, plain.ffn)
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ def test_a_fitted_head_changes_the_salience_and_fits(folder: Path) -> None:
 
 def test_bf16_names_nearly_the_same_dimensions(folder: Path) -> None:
     exact, rounded = (
-        checkpoint_salience(folder / "model.pt", folder / "data", bf16=bf16)[0].scores["v_proj"]
-        for bf16 in (False, True)
+        checkpoint_salience(folder / "model.pt", folder / "data", precision=precision)[0].scores["v_proj"]
+        for precision in ("float32", "bf16")
     )
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02 * float(exact.max()))
 
