@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--user-dir", default=str(Path(__file__).resolve().parent.parent / "fairseq_tickets"))
     args = parser.parse_args()
     setting = {"examples": args.examples, "epochs": args.epochs}
@@ -62,13 +63,13 @@ def main() -> None:
     if Path(args.output).is_file():
         done = read_json(args.output, "result")
     known = {(row["task"], row["way"], row["precision"], row["seed"]) for row in done["rows"]}
-    for data, way, seed, precision in itertools.product(args.data, WAYS, range(1, args.seeds + 1), PRECISIONS):
+    for data, way, seed, precision in itertools.product(args.data, args.ways, range(1, args.seeds + 1), PRECISIONS):
         key = (Path(data).name, way, precision, seed)
         if key not in known:
             found = score(args, data, way, precision, seed)
             done["rows"].append({**dict(zip(("task", "way", "precision", "seed"), key)), "score": found})
             write_json(args.output, done)
-    for task, way in itertools.product([Path(data).name for data in args.data], WAYS):
+    for task, way in itertools.product([Path(data).name for data in args.data], args.ways):
         parts = []
         for precision in PRECISIONS:
             found = [
