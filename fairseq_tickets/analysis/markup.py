@@ -29,11 +29,13 @@ class Cell:
         text: what is shown; "-" means that nothing was measured.
         bold: best of its kind, or a popular dimension.
         colour: index into HIGHLIGHTS for the background (LaTeX, terminal), None for none.
+        runs: keys of the runs behind the value, for pages that can link to them.
     """
 
     text: str
     bold: bool = False
     colour: int | None = None
+    runs: tuple[str, ...] = ()
 
 
 @dataclass

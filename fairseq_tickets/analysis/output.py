@@ -89,11 +89,16 @@ def split_name(argument: str) -> tuple[str | None, str]:
 
 def ticket_signature(arguments: Sequence[str]) -> str:
     """One line: how many files, the package version, and the first 10 digits of each file's SHA-256."""
-    digests = [sha256(split_name(argument)[1])[:10] for argument in arguments]
+    return signature_of_files([split_name(argument)[1] for argument in arguments])
+
+
+def signature_of_files(paths: Sequence[str]) -> str:
+    """The same of paths."""
+    digests = [sha256(path)[:10] for path in paths]
     return f"files={len(digests)}|fairseq_tickets={__version__}|sha256={','.join(digests)}"
 
 
-def _task(provenance: Mapping[str, Any]) -> str:
+def task_of(provenance: Mapping[str, Any]) -> str:
     """The task that a file's provenance names; older ones name its cache folder: SST-2-57100f4fd570."""
     return re.sub(r"-[0-9a-f]{12}$", "", str(provenance.get("task", "")))
 
@@ -109,7 +114,7 @@ def _named(arguments: Sequence[str], load: Any, provenance: Any) -> dict[str, An
     """
     pairs = [split_name(argument) for argument in arguments]
     things = [load(path) for _, path in pairs]
-    tasks = [_task(provenance(thing)) for thing in things]
+    tasks = [task_of(provenance(thing)) for thing in things]
     stems = [Path(path).stem for _, path in pairs]
     paths = [path for _, path in pairs]
     distinct = [names for names in (tasks, stems, paths) if len(set(names)) == len(names) and all(names)]

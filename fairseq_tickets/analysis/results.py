@@ -57,6 +57,8 @@ class Result:
     best_epoch: int | None = None
     train_examples: int | None = None
     predictions: Any = None
+    wall_seconds: float | None = None
+    peak_memory_bytes: int | None = None
 
     def score(self, split: str = "all") -> float:
         """Task score (two metrics: their mean) on "all", "select" or "report"; UserError if not measured."""
@@ -86,24 +88,38 @@ def load_results(paths: Iterable[PathLike]) -> list[Result]:
         UserError: nothing found, a file is damaged or not as its format says, or two files claim the same
             run.
     """
-    found: dict[str, Result] = {}
-    runs: dict[tuple[Any, ...], Result] = {}
+    collection = Collection()
     for path in paths:
-        for source, content in _contents(Path(path)):
-            result = result_from_json(content, source)
-            run = _identity(result)
-            twin = found.get(result.key) or runs.get(run)
-            if twin is not None:
-                if dict(vars(twin), path="") == dict(vars(result), path=""):
-                    continue
-                raise UserError(f"result files {twin.path} and {result.path} claim the same run but differ")
-            found[result.key] = runs[run] = result
-    if not found:
+        for source, content in contents(Path(path)):
+            collection.add(result_from_json(content, source))
+    if not collection.results:
         raise UserError(f"no result files in {', '.join(str(p) for p in paths) or 'an empty list'}")
-    return list(found.values())
+    return collection.results
 
 
-def _contents(path: Path) -> Iterator[tuple[str, Any]]:
+class Collection:
+    """Results, each run once."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Result] = {}
+        self._by_run: dict[tuple[Any, ...], Result] = {}
+
+    @property
+    def results(self) -> list[Result]:
+        """In the order in which they were added."""
+        return list(self._by_key.values())
+
+    def add(self, result: Result) -> None:
+        """Take a result unless the same is there; UserError if another one claims the same run."""
+        run = _identity(result)
+        twin = self._by_key.get(result.key) or self._by_run.get(run)
+        if twin is None:
+            self._by_key[result.key] = self._by_run[run] = result
+        elif dict(vars(twin), path="") != dict(vars(result), path=""):
+            raise UserError(f"result files {twin.path} and {result.path} claim the same run but differ")
+
+
+def contents(path: Path) -> Iterator[tuple[str, Any]]:
     """What a file or a folder holds of results, each with its place for errors."""
     folder = path.is_dir()
     for file in sorted(path.rglob("*.json*")) if folder else [path]:
@@ -132,7 +148,15 @@ def result_from_json(content: Any, source: str) -> Result:
     check_fields(content, source)
     optional: dict[str, Any] = {
         name: content.get(name)
-        for name in ("ticket", "trainable_parameters", "total_parameters", "train_examples", "predictions")
+        for name in (
+            "ticket",
+            "trainable_parameters",
+            "total_parameters",
+            "train_examples",
+            "predictions",
+            "wall_seconds",
+            "peak_memory_bytes",
+        )
     }
     weights = content.get("weight_remaining") or {}
     known = {name: content[name] for name in FIELDS if name in Result.__dataclass_fields__}

@@ -64,8 +64,8 @@ def task_shares(scores: Mapping[str, ImportanceScores]) -> Shares:
                 f"the scores of {first_name} and {name} belong to different models: "
                 f"(layers, heads) {first.heads.shape} and {other.heads.shape}"
             )
-    heads = np.stack([_unit(s.heads, axis=1) for s in scores.values()])  # (tasks, layers, heads)
-    ffn = np.stack([_unit(s.ffn, axis=0) for s in scores.values()])  # (tasks, layers)
+    heads = np.stack([unit_norm(s.heads, axis=1) for s in scores.values()])  # (tasks, layers, heads)
+    ffn = np.stack([unit_norm(s.ffn, axis=0) for s in scores.values()])  # (tasks, layers)
     return Shares(list(scores), heads.mean(axis=0), _share(heads), ffn.mean(axis=0), _share(ffn))
 
 
@@ -140,7 +140,8 @@ def ownership_table(tickets: Mapping[str, SuperTicket]) -> Table:
     return Table("Super tickets owned by one task, shared by most, shared by all", header, rows, notes)
 
 
-def _unit(values: FloatArray, axis: int) -> FloatArray:
+def unit_norm(values: FloatArray, axis: int) -> FloatArray:
+    """Divided by their ℓ2 norm along an axis; zeros stay zeros."""
     norms = np.linalg.norm(values, axis=axis, keepdims=True)
     result: FloatArray = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
     return result

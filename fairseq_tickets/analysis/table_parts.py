@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from fairseq_tickets.analysis.glue_tasks import METRICS, heading, metrics_of, task_order
 from fairseq_tickets.analysis.markup import Cell
@@ -54,6 +55,16 @@ def metric_text(task: str, runs: Sequence[Result], split: str = "all", with_sd: 
     return "/".join(parts)
 
 
+def score_cell(task: str, runs: Sequence[Result], split: str = "all") -> Cell:
+    """`metric_text` as a cell that knows its runs; NOT_MEASURED without any."""
+    return Cell(metric_text(task, runs, split), runs=keys_of(runs)) if runs else NOT_MEASURED
+
+
+def keys_of(runs: Iterable[Result]) -> tuple[str, ...]:
+    """Keys of runs, for `Cell.runs`."""
+    return tuple(run.key for run in runs)
+
+
 def by_task(runs: Iterable[Result]) -> dict[str, list[Result]]:
     """Task -> its runs, sorted by seed."""
     groups: dict[str, list[Result]] = {}
@@ -100,7 +111,7 @@ def embolden(rows: Sequence[list[Cell]], values: Sequence[Sequence[float]]) -> N
         top = max(measured)
         for row, numbers in zip(rows, values):
             if not math.isnan(numbers[column]) and numbers[column] >= top - 1e-9:
-                row[column + 1] = Cell(row[column + 1].text, True)
+                row[column + 1] = replace(row[column + 1], bold=True)
 
 
 def missing_note(rows: Mapping[str, Mapping[str, object]], tasks: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from fairseq_tickets.analysis.table_parts import (
     by_task,
     embolden,
     in_points,
+    keys_of,
     missing_note,
     models_in,
     tasks_in,
@@ -128,7 +129,9 @@ def _scores(runs: dict[str, list[Result]], tasks: Sequence[str]) -> list[Cell]:
             line.append(NOT_MEASURED)
             continue
         found = spread([single_score(run) for run in runs[task]])
-        line.append(Cell(in_points(found.mean) + (f"±{in_points(found.sd)}" if found.n > 1 else "")))
+        line.append(
+            Cell(in_points(found.mean) + (f"±{in_points(found.sd)}" if found.n > 1 else ""), runs=keys_of(runs[task]))
+        )
     return line
 
 

@@ -13,8 +13,8 @@ from fairseq_tickets.analysis.statistics import spread
 from fairseq_tickets.analysis.table_parts import (
     NOT_MEASURED,
     best_runs,
-    metric_text,
     models_in,
+    score_cell,
     tasks_in,
     weight_remaining,
 )
@@ -57,12 +57,12 @@ def _task_rows(own: Sequence[Result], model: str, task: str) -> list[list[Cell]]
         return []
     full = best_runs(own, "full")
     baseline = {run.seed: run.score() for run in full}
-    score = Cell(metric_text(task, full)) if full else NOT_MEASURED
+    score = score_cell(task, full)
     scores = [score if runs else NOT_MEASURED for runs in tickets.values()]
     rows = [[*cells(model, task, "0 % (full)", "100.0 %", "100.0 %"), *scores, Cell("")]]
     for level in found:
         at = {kind: [run for run in runs if run.level == level] for kind, runs in tickets.items()}
-        shown = [Cell(metric_text(task, runs)) if runs else NOT_MEASURED for runs in at.values()]
+        shown = [score_cell(task, runs) for runs in at.values()]
         weights = [_remaining(at, "encoder"), _remaining(at, "without_embeddings")]
         gains = [100 * (run.score() - baseline[run.seed]) for run in at["winning"] if run.seed in baseline]
         gain = spread(gains).mean if gains else None

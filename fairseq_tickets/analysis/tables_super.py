@@ -19,10 +19,10 @@ from fairseq_tickets.analysis.table_parts import (
     by_task,
     embolden,
     in_points,
-    metric_text,
     missing_note,
     models_in,
     need,
+    score_cell,
     task_heading,
     task_mean,
     tasks_in,
@@ -126,7 +126,7 @@ def adaptation(results: Sequence[Result]) -> Table:
                             results, model=model, task=task, source_task=source or None, train_fraction=fraction
                         )
                         chosen = best_runs(runs, method)
-                        row.append(Cell(metric_text(task, chosen)) if chosen else NOT_MEASURED)
+                        row.append(score_cell(task, chosen))
                         numbers.append(task_mean(chosen) if chosen else math.nan)
                         if not chosen:
                             notes.append(f"no results for {row[0].text} at {100 * fraction:g}%")
@@ -175,7 +175,7 @@ def _score_row(
     values = []
     for task in tasks:
         runs = row.get(task, [])
-        line.append(Cell(metric_text(task, runs, split)) if runs else NOT_MEASURED)
+        line.append(score_cell(task, runs, split))
         values.append(task_mean(runs, split) if runs else math.nan)
     if any(math.isnan(value) for value in values):
         return [*line, NOT_MEASURED, NOT_MEASURED], [*values, math.nan]

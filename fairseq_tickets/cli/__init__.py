@@ -28,6 +28,8 @@ COMMANDS = {
     "run": ("run", "run a whole experiment of a paper from a protocol file; resumable"),
     "table": ("table", "make the papers' tables from result files"),
     "plot": ("plot", "make the papers' figures from result and ticket files"),
+    "report": ("report", "write every experiment as one page for the browser"),
+    "show": ("show", "print any ticket, scores, counts, salience, delta or result file for reading"),
     "export": ("export", "write a plain dense checkpoint, a Hugging Face folder, a small delta file or a peft adapter"),
     "options": ("options", "print every option of the tasks, architectures, criteria and optimizer for fairseq-train"),
     "demo": ("demo", "the whole road on an embedded model and data: what `make demo` runs"),
