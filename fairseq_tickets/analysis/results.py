@@ -115,8 +115,13 @@ class Collection:
         twin = self._by_key.get(result.key) or self._by_run.get(run)
         if twin is None:
             self._by_key[result.key] = self._by_run[run] = result
-        elif dict(vars(twin), path="") != dict(vars(result), path=""):
+        elif _said(twin) != _said(result):
             raise UserError(f"result files {twin.path} and {result.path} claim the same run but differ")
+
+
+def _said(result: Result) -> dict[str, Any]:
+    """What two copies of a run must agree in: all but their place and what the machine's load decides."""
+    return dict(vars(result), path="", wall_seconds=None, peak_memory_bytes=None)
 
 
 def contents(path: Path) -> Iterator[tuple[str, Any]]:

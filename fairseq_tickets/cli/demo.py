@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from fairseq_tickets.cli.numbers import LARGEST_SEED, number, whole
+from fairseq_tickets.cli.report import end_with_report
 from fairseq_tickets.errors import UserError
 
 DESCRIPTION = """Go the whole road once: import an encoder, fine-tune, score heads and FFNs, prune, rewind, compare.
@@ -199,4 +200,5 @@ def _report(runs: Path, output: Path, embedded: bool) -> None:
     for name, figure in pictures.items():
         figure_style.save(figure, output / f"{name}.png", signature(results))
         print(f"picture: {output / name}.png")
+    end_with_report(runs, output / "report.html")
     print(f"tables: {output / 'tables.md'}    results: {runs / 'results'}")

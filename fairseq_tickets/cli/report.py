@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairseq_tickets.errors import UserError
@@ -69,10 +70,10 @@ def write_report(
     return found.warnings
 
 
-def end_with_report(folder: str, output: str, title: str) -> None:
+def end_with_report(folder: Path, output: Path) -> None:
     """The report at the end of `run` and `demo`: one line says where it is, or why there is none."""
     try:
-        for warning in write_report([folder], output, title):
+        for warning in write_report([str(folder)], str(output), f"Tickets of {folder.name}"):
             print(f"fairseq-tickets: left out of the report: {warning}", file=sys.stderr)
     except UserError as error:
         print(f"no report: {error}", file=sys.stderr)

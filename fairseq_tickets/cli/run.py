@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairseq_tickets.cli.numbers import number, whole
+from fairseq_tickets.cli.report import end_with_report
 from fairseq_tickets.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
             engine = start_engine(args.engine, options, experiment.folder)
             status = experiment.run(engine, tell, args.rerun_changed, options.memory)
     print(json.dumps(status.to_json(), indent=1) if args.json else text(status, args.dry_run))
+    if not (args.dry_run or args.status) and status.collected:
+        end_with_report(experiment.folder, experiment.folder / "report.html")
     return 0
 
 

@@ -80,7 +80,10 @@ def test_figures_are_objects(tmp_path):
     [
         (lambda r: charts.phase_transition(r, "CoLA"), "no winning, random or losing runs of CoLA"),
         (lambda r: charts.phase_transition(r, "RTE", against="time"), "against is 'time'"),
-        (lambda r: charts.learning_curves(r, "CoLA", "validation score"), "no runs of CoLA that recorded validation score"),
+        (
+            lambda r: charts.learning_curves(r, "CoLA", "validation score"),
+            "no runs of CoLA that recorded validation score",
+        ),
         (lambda r: charts.skeleton({}), "at least one dominant ticket"),
         (lambda r: charts.skeleton({}, "w"), "matrix is 'w'"),
     ],
