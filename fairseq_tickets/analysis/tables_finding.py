@@ -122,7 +122,7 @@ def _place(run: Result) -> tuple[object, ...]:
 
 def _number(run: Result, name: str) -> float:
     value = run.config.get(name)
-    if not is_number(value) or not 0 < value <= 1:
+    if not isinstance(value, (int, float)) or not is_number(value) or not 0 < value <= 1:
         raise UserError(f"result file {run.path}: config {name} is {value!r}; it must be above 0 and at most 1")
     return float(value)
 
