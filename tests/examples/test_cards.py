@@ -140,6 +140,23 @@ CARDS = {
         ],
         needs=["models", "data", "glue"],
     ),
+    "salience": Card(
+        "examples/salience/README.md",
+        [
+            Block(
+                "bash",
+                changes={"--max-update 200": "--max-update 4", "--batch-size 16": "--batch-size 8"},
+                writes=["salient.json", "inputs.npz", "checkpoints/salient/checkpoint_best.pt"],
+                prints=[
+                    r"metric gradient; wrote salient.json: dominant ticket: \d+ dimensions",
+                    r"^\| tickets \| dimension ",
+                ],
+            ),
+            Block("bash", writes=["explain.png"], prints=[r"^\| W\^V +\| +rms of the input"]),
+            Block("bash", prints=[r"^\| W\^FC1 +\| +rms of the input +\| 0\.\d+"]),
+        ],
+        needs=["models", "data"],
+    ),
     "ticket_sharing": Card(
         "examples/ticket_sharing/README.md",
         [
