@@ -66,6 +66,7 @@ class Training:
             padding; 0 = no.
         device: "cpu" or "cuda".
         amp: mixed precision on a GPU.
+        precision: "float32", or "bf16": autocast, on a CPU too; part of a run's key when it is not float32.
         threads: of PyTorch; on the CPU another number gives other roundings.
     """
 
@@ -89,12 +90,15 @@ class Training:
     length_bucket: int
     device: str
     amp: bool
+    precision: str
     threads: int
 
     def config(self, lr: float, batch_size: int) -> dict[str, Any]:
         """The `config` of one run."""
         values = asdict(self)
         del values["learning_rates"], values["batch_sizes"]
+        if self.precision == "float32":  # keys of before there was a choice stay what they were
+            del values["precision"]
         return {"lr": lr, "batch_size": batch_size, **values}
 
 
@@ -312,7 +316,7 @@ def protocol_from(content: Any, path: Path) -> Protocol:
 
 
 def _training(section: Section) -> Training:
-    return Training(
+    made = Training(
         learning_rates=section.several(
             "learning_rates", [5e-5, 1e-4, 2e-4], lambda v, p: as_number(v, p, 0, above=True)
         ),
@@ -335,8 +339,12 @@ def _training(section: Section) -> Training:
         length_bucket=section.whole("length_bucket", 0, 0),
         device=section.choice("device", "cpu", ("cpu", "cuda")),
         amp=section.flag("amp", False),
+        precision=section.choice("precision", "float32", ("float32", "bf16")),
         threads=section.whole("threads", 1, 1),
     )
+    if made.amp and made.precision != "float32":
+        raise UserError(f"{section.at('precision')} is {made.precision!r} and amp is true; take one of them")
+    return made
 
 
 def _tasks(section: Section, training: Section, glue: Path | None) -> dict[str, Task]:

@@ -290,6 +290,8 @@ def schedule(what: Mapping[str, Any], total: int) -> list[str]:
         options += ["--cpu"]
     elif config["amp"]:
         options += ["--amp"]
+    if "precision" in config:
+        options += ["--precision", config["precision"]]
     return [str(option) for option in options]
 
 

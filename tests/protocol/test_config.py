@@ -89,6 +89,8 @@ def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"training": {"warmup": 2}}, "warmup is 2; it must be a number at least 0 and at most 1"),
         ({"training": {"learning_rates": [0]}}, "learning_rates is 0; it must be a number above 0"),
         ({"training": {"optimizer": "lamb"}}, "optimizer is 'lamb'; it must be one of adamax"),
+        ({"training": {"precision": "fp16"}}, "precision is 'fp16'; it must be one of float32, bf16"),
+        ({"training": {"precision": "bf16", "amp": True}}, "precision is 'bf16' and amp is true; take one of them"),
         ({"tasks": {"RTE": {"subset": 0}}}, "subset is 0"),
         ({"tasks": {}}, "tasks is empty"),
         ({"tasks": ["RTE"]}, "it must be a mapping"),

