@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import read_json, sync, write_json
+from fairseq_tickets.files import read_json, sync
 from fairseq_tickets.protocol import lease
 from fairseq_tickets.protocol.steps import RESULT
 from fairseq_tickets.protocol.store import DONE, check_output, done_facts, inputs_of, write_done
 
-LOG = "log.txt"
+LOG, SPEC = "log.txt", "spec.json"
 FINISHED, FAILED, TAKEN, GONE = "finished", "failed", "taken", "gone"
 
 
@@ -90,7 +91,7 @@ def do(call: Call) -> Outcome:
                 check_output(folder.parent / key, file, facts)
             began = time.monotonic()
             held.workplace.mkdir(parents=True)
-            write_json(folder / "spec.json", call.told)
+            (folder / SPEC).write_text(json.dumps(call.told, indent=1), encoding="utf-8")  # for people; never read
             _function(call.told["function"])(held.workplace, **call.told["arguments"])
             _publish(folder, held, time.monotonic() - began)
             return Outcome(FINISHED)

@@ -1,8 +1,8 @@
 """Steps in processes of this machine, from the standard library's forkserver.
 
-The fork server loads PyTorch and fairseq once; each step is a fork of it, which starts at once and leaves nothing
-behind for the next. A step's process waits on a pipe that its starter holds: when the starter ends, however it ends,
-the pipe closes and the process ends too.
+The fork server loads PyTorch and fairseq once; each step is a fork of it, started while the step before it works, and
+leaves nothing behind for the next. A step's process waits on a pipe that its starter holds: when the starter ends,
+however it ends, the pipe closes and the process ends too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -39,6 +40,7 @@ ENVIRONMENT = {
 
 _context = multiprocessing.get_context("forkserver")
 _starting = threading.Lock()
+_spares: list[Child] = []
 
 
 class LocalEngine:
@@ -67,6 +69,7 @@ class LocalEngine:
                 for process in self._running:
                     process.kill()
         self._threads.shutdown(cancel_futures=kill)
+        end_spares()
 
     def _do(self, call: Call) -> Outcome:
         return do_in_child(call, self._running, lambda: self._closed)
@@ -80,44 +83,69 @@ def check_gpus() -> None:
         raise UserError("training: device is 'cuda', but PyTorch finds no GPU here; use `device: cpu`")
 
 
-def do_in_child(call: Call, running: set[ForkServerProcess], closed: object = None) -> Outcome:
-    """Do a step in a process of its own and wait for it.
+@dataclass(frozen=True)
+class Child:
+    """A process that waits for one call, does it, answers and ends."""
+
+    process: ForkServerProcess
+    calls: Connection
+    answers: Connection
+
+
+def do_in_child(call: Call, running: set[ForkServerProcess], closed: Callable[[], bool] = lambda: False) -> Outcome:
+    """Do a step in a process of its own and wait for its answer.
 
     Args:
         running: gets the process while it runs.
-        closed: a function: whether no process should be started any more.
+        closed: whether no process should be started any more.
     """
-    ours, theirs = _context.Pipe(duplex=False)
     with _starting:
-        if callable(closed) and closed():
+        if closed():
             return Outcome(FAILED, "it was stopped")
-        process = start_child(call, theirs)
-        running.add(process)
-    theirs.close()
+        child = _spares.pop() if _spares else _start_child()
+        running.add(child.process)
     try:
-        outcome: Outcome = ours.recv()
+        child.calls.send(call)
+        with _starting:  # while this one works the next one starts
+            if not _spares and not closed():
+                _spares.append(_start_child())
+        outcome: Outcome = child.answers.recv()
         return outcome
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
+    except (EOFError, OSError):
+        child.process.join()
+        code = child.process.exitcode or 0
         return Outcome(FAILED, f"it was ended by signal {-code}" if code < 0 else f"its process ended with code {code}")
     finally:
-        ours.close()
-        process.join()
         with _starting:
-            running.discard(process)
+            running.discard(child.process)
+        child.calls.close()
+        child.answers.close()
 
 
-def start_child(call: Call, answer: Connection) -> ForkServerProcess:
-    """Start the process of a step, and the fork server before the first one."""
-    process = _context.Process(target=_child, args=(call, answer))
+def end_spares() -> None:
+    """End the processes that wait for a call."""
+    with _starting:
+        while _spares:
+            child = _spares.pop()
+            child.calls.close()
+            child.answers.close()
+            child.process.join()
+
+
+def _start_child() -> Child:
+    """Start a process, and the fork server before the first one."""
+    their_calls, calls = _context.Pipe(duplex=False)
+    answers, their_answers = _context.Pipe(duplex=False)
+    process = _context.Process(target=_child, args=(their_calls, their_answers))
     with _environment(), _without_main():
         _context.set_forkserver_preload(PRELOADED)
         try:
             process.start()
         except OSError as error:
             raise UserError(f"cannot start a process for a step: {error.strerror or error}") from error
-    return process
+    their_calls.close()
+    their_answers.close()
+    return Child(process, calls, answers)
 
 
 @contextlib.contextmanager
@@ -143,11 +171,11 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _child(call: Call, answer: Connection) -> None:
+def _child(calls: Connection, answers: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter decides, and ends this process
     threading.Thread(target=_end_with_starter, daemon=True).start()
-    answer.send(do(call))
-    answer.close()
+    with contextlib.suppress(EOFError):  # it was a spare one
+        answers.send(do(calls.recv()))
     os._exit(0)  # there is nothing to take down that is worth the time
 
 

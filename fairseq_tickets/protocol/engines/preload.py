@@ -4,12 +4,20 @@ import gc
 import importlib
 import os
 
+MODULES = (
+    "fairseq_cli.train",
+    "fairseq_tickets.plugin.scoring",
+    "fairseq_tickets.protocol.engines.local",
+    "fairseq_tickets.protocol.shared_training",
+    "torch._dynamo",
+)
+
 kept = [os.dup(stream) for stream in (1, 2)]
 nowhere = os.open(os.devnull, os.O_WRONLY)
 for stream in (1, 2):
     os.dup2(nowhere, stream)
 try:
-    for module in ("fairseq_cli.train", "fairseq_tickets.plugin.scoring", "torch._dynamo"):
+    for module in MODULES:
         importlib.import_module(module)
 finally:
     for stream, copy in zip((1, 2), kept):

@@ -27,6 +27,7 @@ JOB = "job.json"  # in a step's folder: the job that it was given to
 POLL = 2.0  # seconds between two looks at the queue
 REQUEUES = 10  # how often a job goes back that was preempted or reached its time limit
 DEFAULT_TIME = 24 * 60  # minutes
+NOTICE = 20  # seconds before its time limit that a job is told, to put itself back: nothing is to be saved
 
 
 class SlurmEngine:
@@ -92,6 +93,7 @@ class SlurmEngine:
         options, gpus = self._options, needed.gpus if self._options.gpus is None else self._options.gpus
         executor = self._submitit.SlurmExecutor(folder=self._folder / secrets.token_hex(4), max_num_timeout=REQUEUES)
         parameters: dict[str, Any] = {"job_name": self._name, "time": options.time or DEFAULT_TIME}
+        parameters["signal_delay_s"] = NOTICE
         parameters.update(nodes=1, ntasks_per_node=1, cpus_per_task=needed.cpus, array_parallelism=len(calls))
         if options.partition is not None:
             parameters["partition"] = options.partition
