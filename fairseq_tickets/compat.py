@@ -341,7 +341,11 @@ def _patch_help(module: Any) -> None:
 
         def find_components(_: Any = None, namespace: Any = None) -> Any:
             parser.parse_known_args = first  # the second time it knows all options, and prints them
-            return first([word for word in words if word not in ("-h", "--help")], namespace)
+            known, rest = first([word for word in words if word not in ("-h", "--help")], namespace)
+            for name in ("arch", "task"):  # fairseq looks up what is there, also where it is None
+                if getattr(known, name, "") is None:
+                    delattr(known, name)
+            return known, rest
 
         parser.parse_known_args = find_components
         return original(parser, input_args, *args, **options)
