@@ -24,7 +24,7 @@ from fairseq_tickets.dropout import Dropout
 from fairseq_tickets.encoder_layer import ACTIVATIONS, TicketEncoderLayer, encoder_layers, head_rows
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import ModelShape, is_dead_copy
-from fairseq_tickets.plugin.multitask_state import (
+from fairseq_tickets.plugin.multitask.state import (
     attach_tickets,
     check_heads,
     drop_ticket_buffers,
@@ -102,7 +102,7 @@ class TicketRobertaModel(RobertaModel):
 
     Attributes:
         tasks: names of the tasks that share the encoder, which are those of their heads; empty for a single task.
-        task_tickets: by task, what its batches are gated by; saved in its head (see multitask_state.py).
+        task_tickets: by task, what its batches are gated by; saved in its head (see multitask/state.py).
         needs_all_heads: True refuses checkpoints without a head for each of `tasks`, also those without any.
         head_start: single task: its head, which head of a checkpoint it starts from, and the task's name.
     """

@@ -38,7 +38,7 @@ from fairseq_tickets.plugin.criterion import warn_of_one_class
 from fairseq_tickets.plugin.delta_checkpoints import delta_state
 from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criterion
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
-from fairseq_tickets.plugin.multitask_state import AUTO
+from fairseq_tickets.plugin.multitask.state import AUTO
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.origin import check_origin, symbols_digest
 from fairseq_tickets.plugin.run_record import check_same_run, run_record

@@ -41,7 +41,7 @@ class Recorder(logging.Handler):
         self._updates = 0
 
     def __enter__(self) -> Recorder:
-        from fairseq_tickets.plugin.multitask import TicketMultitaskTask
+        from fairseq_tickets.plugin.multitask.task import TicketMultitaskTask
         from fairseq_tickets.plugin.task import TicketSentencePredictionTask
 
         self._task = cast(Any, TicketMultitaskTask if self._several else TicketSentencePredictionTask)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_tickets.glue import TASK_METRICS
-from fairseq_tickets.plugin.multitask_tasks import read_tasks
+from fairseq_tickets.plugin.multitask.task_list import read_tasks
 
 from . import workplace
 from .cards import ROOT, Block, fenced, pairs, run_card, section

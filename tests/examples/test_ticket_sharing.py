@@ -13,9 +13,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental import compose, initialize_config_dir
 
 from fairseq_tickets.glue import TASK_METRICS
-from fairseq_tickets.plugin.multitask_tasks import read_tasks
+from fairseq_tickets.plugin.multitask.task_list import read_tasks
 
-from ..plugin import multitask_toy
+from ..plugin.multitask import toy as multitask_toy
 from .test_configs import ROOT, TRAINING_EXAMPLES
 
 FOLDER = ROOT / "examples" / "ticket_sharing"

@@ -18,7 +18,7 @@ from fairseq_tickets.plugin.mixed_precision import chosen_precision, frozen_dtyp
 from fairseq_tickets.plugin.model import TicketRobertaModel
 from fairseq_tickets.plugin.task import TicketSentencePredictionTask
 
-from . import multitask_toy
+from .multitask import toy as multitask_toy
 from .test_dominant import ADAMW, COLUMNS, OPTIMIZER, TICKET, assert_only_the_ticket_moved, encoder_of
 from .training import NO_DROPOUT, Run, train, validate
 

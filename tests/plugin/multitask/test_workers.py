@@ -7,10 +7,11 @@ from unittest import mock
 
 import pytest
 
-from . import multitask_toy, test_workers
-from .multitask_toy import train, write_list
-from .test_training import assert_same_weights
-from .training import NO_DROPOUT
+from .. import test_workers
+from ..test_training import assert_same_weights
+from ..training import NO_DROPOUT
+from . import toy as multitask_toy
+from .toy import train, write_list
 
 
 @pytest.mark.slow

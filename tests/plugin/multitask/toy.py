@@ -13,11 +13,11 @@ import yaml
 from fairseq_cli import hydra_train
 
 from fairseq_tickets.parameters import ModelShape
-from fairseq_tickets.plugin.multitask_criterion import TicketMultitaskCriterion
+from fairseq_tickets.plugin.multitask.criterion import TicketMultitaskCriterion
 from fairseq_tickets.tickets import SuperTicket
 
-from . import toy
-from .training import COMMON, Run, config, fresh_process, recorded, run_config
+from .. import toy
+from ..training import COMMON, Run, config, fresh_process, recorded, run_config
 
 SHAPE = ModelShape(toy.LAYERS, toy.HEADS, toy.EMBED, toy.FFN)
 # Layer 1 has no FFN and layer 2 no head 0 in any ticket; layer 0 has heads of one, two and all three tasks.
@@ -109,7 +109,7 @@ def exact_losses() -> Iterator[list[float]]:
 @contextlib.contextmanager
 def watching(method: str, around: Any) -> Iterator[None]:
     """Call `around(original, self, *args, **options)` in place of a method of the task."""
-    from fairseq_tickets.plugin.multitask import TicketMultitaskTask
+    from fairseq_tickets.plugin.multitask.task import TicketMultitaskTask
 
     original = getattr(TicketMultitaskTask, method)
 

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.plugin import multitask as task_module
 from fairseq_tickets.plugin.loading import load_finetuned
+from fairseq_tickets.plugin.multitask import task as task_module
 from fairseq_tickets.super_ticket.pruning import weight_remaining
 from fairseq_tickets.tickets import SuperTicket
 
-from . import multitask_toy, toy
-from .multitask_toy import SHAPE, TICKETS, UNION, train, watching, write_list
-from .test_training import assert_same_weights, expected_metrics
-from .training import COMMON, NO_DROPOUT, validate_words
-from .training import train as train_one
+from .. import toy
+from ..test_training import assert_same_weights, expected_metrics
+from ..training import COMMON, NO_DROPOUT, validate_words
+from ..training import train as train_one
+from . import toy as multitask_toy
+from .toy import SHAPE, TICKETS, UNION, train, watching, write_list
 
 
 @pytest.fixture(scope="module")

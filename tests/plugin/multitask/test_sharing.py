@@ -16,9 +16,10 @@ from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.trainable import note_parts
 from fairseq_tickets.super_ticket.parts import sharing_parts
 
-from . import multitask_toy, toy
-from .multitask_toy import TICKETS, UNION, train, watching, write_list
-from .training import NO_DROPOUT
+from .. import toy
+from ..training import NO_DROPOUT
+from . import toy as multitask_toy
+from .toy import TICKETS, UNION, train, watching, write_list
 
 CLASSES = {"three": 3, "two": 2, "real": 1}
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairseq_tickets.plugin.multitask_data import MultitaskDataset, examples_per_task, sampling_exponent
+from fairseq_tickets.plugin.multitask.data import MultitaskDataset, examples_per_task, sampling_exponent
 
 
 class Numbers:

@@ -30,15 +30,15 @@ from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.plugin import mixed_precision
 from fairseq_tickets.plugin.criterion import warn_of_one_class
 from fairseq_tickets.plugin.model import COMPACT, TicketForm, TicketRobertaModel
-from fairseq_tickets.plugin.multitask_criterion import TicketMultitaskCriterion
-from fairseq_tickets.plugin.multitask_data import (
+from fairseq_tickets.plugin.multitask.criterion import TicketMultitaskCriterion
+from fairseq_tickets.plugin.multitask.data import (
     ANNEALED,
     PROPORTIONAL,
     TEMPERATURE,
     MultitaskDataset,
     sampling_exponent,
 )
-from fairseq_tickets.plugin.multitask_tasks import TaskEntry, entries_from_text, entries_to_text, read_tasks
+from fairseq_tickets.plugin.multitask.task_list import TaskEntry, entries_from_text, entries_to_text, read_tasks
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.run_record import check_same_run, run_record
 from fairseq_tickets.plugin.start import Start, complete_inputs, complete_model, start_of
@@ -66,7 +66,13 @@ CRITERION = "ticket_sentence_prediction"
 class TicketMultitaskConfig(FairseqDataclass):
     """The list of tasks, how they are mixed, and what `ticket_sentence_prediction` has for each of them."""
 
-    tasks: Optional[str] = field(default=None, metadata={"help": "YAML file that lists the tasks; see the docs"})
+    tasks: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "YAML file that lists the tasks: of each its name, data, ticket and more; examples/ticket_sharing "
+            "has one"
+        },
+    )
     tasks_resolved: Optional[str] = field(
         default=None, metadata={"help": "filled in by the task itself, so that a checkpoint needs no YAML file"}
     )
