@@ -22,6 +22,7 @@ from fairseq_tickets.scores import ImportanceScores
 from tests.analysis.samples import SMALL, counts_of, skeleton_ticket, super_ticket
 
 PLACE = "somewhere"  # what $(...) stands for
+ROOT = Path(__file__).resolve().parents[2]
 CUT = "..."  # a line with this leaves something out
 
 
@@ -92,6 +93,12 @@ def test_options_of_fairseq_train_exist() -> None:
     assert len(lines) >= 4
     for name, words in lines:
         assert {word for word in words if word.startswith("--")} <= known, name
+
+
+def test_the_readme_has_a_row_of_every_command() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| `fairseq-tickets` |")[2].partition("\n\n")[0]
+    first_columns = " ".join(line.split("|")[1] for line in table.splitlines()[2:])
+    assert sorted(re.findall(r"`([^`]+)`", first_columns)) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("words", CHEAP, ids=name_of)
