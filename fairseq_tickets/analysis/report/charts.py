@@ -167,7 +167,11 @@ def score_against_parameters(results: Sequence[Result], task: str) -> alt.LayerC
         x=x, y=alt.Y("low:Q", scale=alt.Scale(zero=False)), y2="high:Q", color=colour
     )
     points = base.mark_point(filled=True, size=110, opacity=1).encode(
-        x=x, y=y, color=colour, shape=alt.Shape("method:N", title=None, legend=_legend(alt)), tooltip=told
+        x=x,
+        y=y,
+        color=colour,
+        shape=alt.Shape("method:N", title=None, scale=_names(alt, rows), legend=_legend(alt)),
+        tooltip=told,
     )
     text = f"{task}: mean score against the share of parameters trained, by method"
     return alt.layer(bars, points, description=text).properties(width="container", height=HEIGHT)
@@ -218,7 +222,7 @@ def learning_curves(results: Sequence[Result], task: str, quantity: str = "train
             x=alt.X("update:Q", title="Updates"),
             y=alt.Y("value:Q", title=f"{quantity[0].upper()}{quantity[1:]}{unit}", scale=alt.Scale(zero=False)),
             color=_methods(alt, rows),
-            strokeDash=alt.StrokeDash("method:N", title=None, legend=_legend(alt)),
+            strokeDash=alt.StrokeDash("method:N", title=None, scale=_names(alt, rows), legend=_legend(alt)),
             detail="key:N",
             tooltip=told,
         )
@@ -351,6 +355,11 @@ def _methods(alt: Any, rows: Sequence[Mapping[str, Any]], legend: bool = True) -
     colours = [METHOD_COLOURS[i % len(METHOD_COLOURS)] for i in range(len(names))]
     scale = alt.Scale(domain=names, range=colours)
     return alt.Color("method:N", title=None, scale=scale, legend=_legend(alt) if legend else None)
+
+
+def _names(alt: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Scale with the domain that the colours have, so that the legends become one."""
+    return alt.Scale(domain=sorted({row["method"] for row in rows}))
 
 
 def _legend(alt: Any) -> Any:
