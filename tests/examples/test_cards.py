@@ -157,6 +157,35 @@ CARDS = {
         ],
         needs=["models", "data"],
     ),
+    "early_iterative": Card(
+        "examples/early_iterative/README.md",
+        [
+            Block(
+                "bash",
+                writes=["early.npz", "early20.json", "checkpoints/early20/checkpoint_best.pt"],
+                prints=[SCORES, KEPT],
+            ),
+            Block(
+                "bash",
+                writes=["runs/early-iterative/results/runs.jsonl"],
+                prints=[
+                    r"^0 runs finished, \d+ left",
+                    r"^\d+ runs finished, 0 left",
+                    r"^\| minilm \| SST-2 \| +20 % \| +50 % ",
+                    r"^\| minilm \| SST-2 \| +20 % \| +10 % ",
+                ],
+            ),
+        ],
+        needs=["models", "data", "glue"],
+        files={
+            "examples/early_iterative/protocol/minilm.yaml": {
+                "subset: 1000": "subset: 48",
+                "max_epoch: 2": "max_epoch: 1",
+                "levels: [0.2, 0.4]": "levels: [0.2]",
+                "after: [0.01, 0.05, 0.1, 0.25, 0.5]": "after: [0.5]",
+            }
+        },
+    ),
     "ticket_sharing": Card(
         "examples/ticket_sharing/README.md",
         [

@@ -27,7 +27,13 @@ def test_counts_in_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
         if protocol.super_tickets is not None:
             section = protocol.super_tickets
             by_task = (1 + len(section.levels[task]) * len(section.keep[task]) for task in section.tasks)
-            counts[f"{path.parts[-3]}/{path.stem}"] = len(protocol.seeds) * sum(by_task)
+            more = (
+                [len(protocol.early.after) * len(own) for own in protocol.early.levels.values()]
+                if protocol.early
+                else []
+            )
+            more += [len(own) for own in protocol.iterative.levels.values()] if protocol.iterative else []
+            counts[f"{path.parts[-3]}/{path.stem}"] = len(protocol.seeds) * (sum(by_task) + sum(more))
         if protocol.dominant is not None:
             found = protocol.dominant
             others = len(protocol.seeds) - protocol.search_seeds
@@ -40,6 +46,7 @@ def test_counts_in_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts["dominant_ticket/minilm"] == 72
     assert counts["salience/minilm"] == 96
     assert counts["super_tickets/quick"] == 14
+    assert counts["early_iterative/minilm"] == 15
     assert counts["super_tickets/minilm"] == 252
     assert counts["ticket_sharing/minilm"] == 81
     assert counts["ticket_sharing/five_tasks"] == 78
