@@ -67,7 +67,7 @@ def part(name: str, steps: int) -> Any:
 
 def plan(steps: int) -> dict[str, float]:
     """A tenth of the steps without needs, the others after one of these each."""
-    from fairseq_tickets.protocol.experiment import Driver
+    from fairseq_tickets.protocol.driver import Driver
 
     with tempfile.TemporaryDirectory() as folder:
         lab = lab_at(Path(folder))
@@ -97,8 +97,8 @@ class Nowhere:
 
 def overhead(engine: str, steps: int) -> dict[str, float]:
     """Milliseconds a step; the first ones, which wait until the engine has loaded PyTorch, are left out."""
+    from fairseq_tickets.protocol.driver import Driver
     from fairseq_tickets.protocol.engines import Options, start_engine
-    from fairseq_tickets.protocol.experiment import Driver
 
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as name:

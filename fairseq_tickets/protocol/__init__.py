@@ -7,6 +7,7 @@ lease, work      one step, one writer; one step in a process of its own
 lab              the words of recipes, and how they wait
 super_tickets, sharing, adaptation, dominant   recipes, read like the papers
 training, shared_training, recording, predictions   what steps do; only here, and in a step's process, fairseq is loaded
-demand, experiment, engines, estimate   what is to be done, doing it, where, how long
+demand, driver, engines, estimate   what is to be done, doing it, where, how long
+experiment       a protocol in an output folder: where it stands, doing what is left
 collecting, submission   what people look at
 """

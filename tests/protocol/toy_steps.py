@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.driver import Driver, Progress
 from fairseq_tickets.protocol.engines import Engine, Options, local, start_engine
-from fairseq_tickets.protocol.experiment import Driver, Progress
 from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.steps import Step
 from fairseq_tickets.protocol.store import Store
