@@ -11,6 +11,7 @@ here, when the plugin registers itself, lasts as long as the process, and is don
 | BaseFairseqModel.load_state_dict | checkpoints | a misfit names its first parameter | always |
 | Trainer.load_checkpoint | checkpoints | the error names the file | always |
 | checkpoint_utils: load, save and copy once more | delta_checkpoints | `--delta-checkpoints` | fairseq has a hook |
+| checkpoint_utils.save_checkpoint | delta_checkpoints | a removed file takes its delta along | fairseq has a hook |
 | AMPOptimizer.step | mixed_precision | `--amp` unscales gradients twice | fairseq mends it |
 | distributed_utils: torch.load | workers | a checkpoint sent between workers is a pickle | as above: weights only |
 | distributed_utils.all_gather_list | workers | it needs a GPU, and 16 KB are too few | fairseq mends it |
