@@ -326,6 +326,45 @@ def _patch_merge(module: Any) -> None:
 
     module.merge_with_parent = merge_with_parent
     applied.append("an unknown option in a YAML is one clear line")
+    _patch_arguments(module)
+
+
+def _patch_arguments(module: Any) -> None:
+    """fairseq.dataclass.utils: arguments become a config with references kept, and a missing criterion is one line.
+
+    fairseq writes an option that stands for another one, `${common.bf16}`, as True where it is a flag and the arguments
+    (an old checkpoint's) lack it.
+    """
+    original, convert = module._override_attr, module.convert_namespace_to_omegaconf
+
+    @functools.wraps(original)
+    def _override_attr(sub_node: str, data_class: Any, args: Any) -> Any:
+        fields = getattr(data_class, "__dataclass_fields__", {})
+        defaults = {name: field.default for name, field in fields.items() if not hasattr(args, name)}
+        references = {
+            f"{sub_node}.{name}=True": f"{sub_node}.{name}={default}"
+            for name, default in defaults.items()
+            if isinstance(default, str) and default.startswith("${")
+        }
+        return [references.get(override, override) for override in original(sub_node, data_class, args)]
+
+    @functools.wraps(convert)
+    def convert_namespace_to_omegaconf(args: Any) -> Any:
+        try:
+            return convert(args)
+        except Exception as error:  # omegaconf's classes of errors differ by version
+            missing = re.search(r"interpolation key '(\w+)\.(\w+)' not found", str(error))
+            if missing is None or not type(error).__module__.startswith("omegaconf."):
+                raise
+            section, option = missing.groups()
+            raise UserError(
+                f"--task {args.task} needs a --{section} with the option {option}, and --{section} is "
+                f"{getattr(args, section, None) or 'not given'}; the usual one is --{section} {PLUGIN_TASK}"
+            ) from error
+
+    module._override_attr = _override_attr
+    module.convert_namespace_to_omegaconf = convert_namespace_to_omegaconf
+    applied.append("options of arguments that stand for others keep doing so")
 
 
 def _patch_help(module: Any) -> None:
@@ -336,7 +375,12 @@ def _patch_help(module: Any) -> None:
     def parse_args_and_arch(parser: Any, input_args: Any = None, *args: Any, **options: Any) -> Any:
         words = sys.argv[1:] if input_args is None else list(input_args)
         if not {"-h", "--help"} & set(words):
-            return original(parser, input_args, *args, **options)
+            try:
+                return original(parser, input_args, *args, **options)
+            except KeyError as error:
+                if error.args != (None,):
+                    raise
+                raise UserError(f"--task is not given; for data of this package it is --task {PLUGIN_TASK}") from error
         first = parser.parse_known_args
 
         def find_components(_: Any = None, namespace: Any = None) -> Any:
@@ -448,6 +492,7 @@ def _check_logging(key: str, item: Any) -> None:
         raise UserError(f"hydra logging: {key} {item!r:.60} is refused; only classes of Python's logging may be made")
 
 
+PLUGIN_TASK = "ticket_sentence_prediction"
 PATCHES: dict[str, Callable[[Any], None]] = {
     "fairseq.checkpoint_utils": _patch_checkpoints,
     "fairseq.dataclass.initialize": _patch_defaults,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_text
 
@@ -37,6 +40,11 @@ def read_dictionary(path: PathLike, what: str = "dictionary") -> list[str]:
         known.add(word)
         symbols.append(word)
     return symbols
+
+
+def symbols_digest(symbols: Sequence[str]) -> str:
+    """Hex SHA-256 of a dictionary's words in their order, special words included."""
+    return hashlib.sha256("\n".join(symbols).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _is_count(text: str) -> bool:

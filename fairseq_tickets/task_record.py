@@ -13,6 +13,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json
 
 RUN_STATE = "fairseq_tickets.run"  # where task_state has the record of a run; see plugin/run_record.py
+DICTIONARY = "fairseq_tickets.dictionary"  # where extra_state of an imported model has the digest of its words
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,19 @@ def recorded_task(checkpoint: Mapping[str, Any], head: str | None = None) -> Tas
         regression,
         None if regression else labels,
     )
+
+
+def dictionary_digest(checkpoint: Mapping[str, Any]) -> str | None:
+    """Digest of the words that a checkpoint's rows stand for, by `dictionary.symbols_digest`; None where it says none.
+
+    A run of ours records it, and so does `import`.
+    """
+    state, extra = checkpoint.get("task_state"), checkpoint.get("extra_state")
+    run = state.get(RUN_STATE) if isinstance(state, Mapping) else None
+    known = run.get("dictionary") if isinstance(run, Mapping) else None
+    if known is None and isinstance(extra, Mapping):
+        known = extra.get(DICTIONARY)
+    return None if known is None else str(known)
 
 
 def task_from_json(content: Any) -> TaskRecord | None:

@@ -319,6 +319,36 @@ except Exception as error:
     assert not (tmp_path / "RAN").exists()
 
 
+def test_arguments_that_lack_a_flag_take_it_from_where_it_stands(tmp_path: Path) -> None:
+    """Arguments as an old checkpoint has them: fairseq writes a reference to a flag as True."""
+    code = """
+from argparse import Namespace
+import fairseq_tickets.plugin
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+names = {"task": "ticket_sentence_prediction", "arch": "roberta_base", "data": "data"}
+cfg = convert_namespace_to_omegaconf(Namespace(criterion="ticket_sentence_prediction", cpu=True, **names))
+print(cfg.task.bf16, cfg.task.amp, cfg.task.regression_target, cfg.task.cpu, cfg.task.seed)
+try:
+    convert_namespace_to_omegaconf(Namespace(criterion="cross_entropy", **names))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    flags, refused = python(code, tmp_path).splitlines()
+    assert flags == "False False False True 1"
+    assert refused.startswith("UserError --task ticket_sentence_prediction needs a --criterion with the option ")
+    assert refused.endswith("--criterion is cross_entropy; the usual one is --criterion ticket_sentence_prediction")
+
+
+def test_a_task_that_is_not_given() -> None:
+    def parse(*_: object) -> None:
+        raise KeyError(None)
+
+    module = argparse.Namespace(parse_args_and_arch=parse)
+    compat._patch_help(module)
+    with pytest.raises(UserError, match="--task is not given; .* --task ticket_sentence_prediction"):
+        module.parse_args_and_arch(argparse.ArgumentParser(), ["data"])
+
+
 LOGGING = [
     ({"handlers": {"x": {"()": "os.makedirs", "name": "RAN"}}}, r"\(\) 'os.makedirs' is refused"),
     ({"handlers": {"x": {"class": "logging.os.system", "command": "true"}}}, "class 'logging.os.system' is refused"),

@@ -33,10 +33,11 @@ from fairseq_tickets.convert.tokenizer import UNKNOWN, Joined, export_tokenizer
 from fairseq_tickets.convert.under_ticket import dense_model
 from fairseq_tickets.convert.vocabulary import read_dictionary
 from fairseq_tickets.data.tokenization import has_tokenizer
+from fairseq_tickets.dictionary import symbols_digest
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, read_json, write_json
 from fairseq_tickets.folders import filled_folder
-from fairseq_tickets.task_record import TaskRecord, recorded_task
+from fairseq_tickets.task_record import TaskRecord, dictionary_digest, recorded_task
 
 FAIRSEQ_FILES = ("dict.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES)
 
@@ -86,7 +87,7 @@ def export_fairseq(
     report = ExportReport(Path(output), config, count_parameters(tensors), notes=_pruned(checkpoint))
     options = recorded.options(checkpoint, "model")
     stock: ModelConfig = {**config, "pooler_activation_fn": str(options.get("pooler_activation_fn", "tanh"))}
-    content = fairseq_checkpoint(tensors, stock)
+    content = fairseq_checkpoint(tensors, stock, dictionary_digest(checkpoint))
     if config["layernorm_eps"] != FAIRSEQ_EPS:
         heads = classification_heads(tensors)
         report.eps_difference = eps_difference(tensors, config, FAIRSEQ_EPS, heads[0] if heads else None)
@@ -103,7 +104,7 @@ def export_fairseq(
         if words is None:
             report.notes.append("no dict.txt was written, and from_pretrained needs one: give --tokenizer DIR")
         else:
-            _read_words(words, tensors)
+            _read_words(words, tensors, checkpoint)
             shutil.copyfile(words, stage / "dict.txt")
             if tokenizer is not None:
                 copy_tokenizer(Path(tokenizer), stage, FAIRSEQ_FILES[1:])
@@ -157,7 +158,7 @@ def export_huggingface(
     if chosen is not None:
         report.notes.append("transformers' RoBERTa classifier has no language-model head; it was left out")
     words = _dictionary_path(tokenizer, dictionary)
-    symbols = _read_words(words, tensors) if words is not None else []
+    symbols = _read_words(words, tensors, checkpoint) if words is not None else []
     with filled_folder(output, "config.json", TOKENIZER_FILES) as stage:
         if tokenizer is None or words is None or not has_tokenizer(Path(tokenizer)):
             report.notes.append("no tokenizer was written: give --tokenizer DIR, with the tokenizer and its dict.txt")
@@ -180,14 +181,16 @@ def _dictionary_path(tokenizer: PathLike | None, dictionary: PathLike | None) ->
     return folder / "dict.txt" if (folder / "dict.txt").is_file() else None
 
 
-def _read_words(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
-    """The dictionary's words, as many as the model has rows."""
+def _read_words(path: Path, tensors: Mapping[str, Tensor], checkpoint: Mapping[str, Any]) -> list[str]:
+    """The dictionary's words: as many as the model has rows, and those that the checkpoint tells of."""
     symbols, rows = read_dictionary(path), tensors[EMBED_TOKENS].shape[0]
     if len(symbols) != rows:
         raise UserError(
             f"{path} belongs to another model: it has {len(symbols)} words with the special ones, the checkpoint has "
             f"{rows}"
         )
+    if dictionary_digest(checkpoint) not in (None, symbols_digest(symbols)):
+        raise UserError(f"{path} is not the checkpoint's dictionary: its words have other numbers; give its own")
     return symbols
 
 

@@ -35,7 +35,7 @@ from fairseq_tickets.convert.names import (
     plain_hf_name,
 )
 from fairseq_tickets.convert.shape import FAIRSEQ_EPS, ModelConfig, config_from_hf
-from fairseq_tickets.convert.vocabulary import Dictionary, Vocabulary, make_dictionary
+from fairseq_tickets.convert.vocabulary import PAD, Dictionary, Vocabulary, make_dictionary
 from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import LARGEST
@@ -45,6 +45,7 @@ BERT_TYPES = ("bert",)
 ROBERTA_TYPES = ("roberta", "xlm-roberta", "mpnet")
 HEAD_NAME = "sentence_classification_head"  # fairseq's default
 _LM_HEAD_SEED = 0
+_TABLES = {"vocab_size": "word", "max_position_embeddings": "position", "type_vocab_size": "token_type"}
 
 
 @dataclass
@@ -78,6 +79,7 @@ def to_fairseq(tensors: Mapping[str, Tensor], config: Mapping[str, Any], vocabul
         UserError: another architecture, a tensor missing, or a shape that contradicts the config.
     """
     bert = architecture_of(config) in BERT_TYPES
+    _check_config(config, tensors)
     rest = {plain_hf_name(name): tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
     notes: list[str] = []
     if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors.values()):
@@ -96,7 +98,7 @@ def to_fairseq(tensors: Mapping[str, Tensor], config: Mapping[str, Any], vocabul
         notes.append(f"{left_out} words of the tokenizer have no row in the word embedding and were left out")
 
     positions = _take(rest, "embeddings.position_embeddings.weight")
-    result[EMBED_POSITIONS] = _shift_positions(positions, 0 if bert else _padding(config) + 1)
+    result[EMBED_POSITIONS] = _shift_positions(positions, 0 if bert else _padding(config, vocabulary) + 1)
     for kind in ("weight", "bias"):
         result[f"{SENTENCE_ENCODER}layernorm_embedding.{kind}"] = _take(rest, f"embeddings.LayerNorm.{kind}")
     for name in list(rest):
@@ -135,11 +137,37 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     return architecture
 
 
-def _padding(config: Mapping[str, Any]) -> int:
+def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError where config.json tells of other embeddings than there are, or of heads that are cut out."""
+    if config.get("pruned_heads"):
+        raise UserError(
+            f"config.json: pruned_heads is {shown(config['pruned_heads'])}; in fairseq's RoBERTa all layers have "
+            "the same number of heads"
+        )
+    plain = {plain_hf_name(name): tensor for name, tensor in tensors.items()}
+    for field_name, kind in _TABLES.items():
+        table = plain.get(f"embeddings.{kind}_embeddings.weight")
+        if table is None or table.dim() != 2 or config.get(field_name) is None:
+            continue
+        if not is_whole(config[field_name], 0, LARGEST) or config[field_name] != table.shape[0]:
+            raise UserError(
+                f"config.json and weights disagree: {field_name} is {shown(config[field_name])}, and the {kind} "
+                f"embeddings have {table.shape[0]} rows"
+            )
+
+
+def _padding(config: Mapping[str, Any], vocabulary: Vocabulary) -> int:
+    """The padding's number, after which a RoBERTa's positions start; config.json and tokenizer must agree on it."""
     padding = config.get("pad_token_id")
     if padding is not None and not is_whole(padding, 0, LARGEST):
         raise UserError(f"config.json: pad_token_id is {shown(padding)}; it must be a whole number of at least 0")
-    return 1 if padding is None else int(padding)
+    number = 1 if padding is None else int(padding)
+    if number != vocabulary.special[PAD]:
+        raise UserError(
+            f"config.json: pad_token_id is {number}, and the tokenizer's padding has number {vocabulary.special[PAD]}: "
+            "positions start after it, so one of them belongs to another model"
+        )
+    return number
 
 
 def _take(rest: dict[str, Tensor], name: str) -> Tensor:

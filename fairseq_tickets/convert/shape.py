@@ -12,6 +12,7 @@ from fairseq_tickets.documents import is_whole, shown
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import LARGEST
 from fairseq_tickets.recorded import model_settings, options
+from fairseq_tickets.task_record import DICTIONARY
 
 FAIRSEQ_EPS = 1e-5  # stock fairseq's layer norms have no other
 # the same functions under the same names on both sides, and what TicketEncoderLayer computes
@@ -112,16 +113,21 @@ def classification_heads(tensors: Mapping[str, Tensor]) -> list[str]:
     return sorted({name.split(".")[1] for name in tensors if name.startswith("classification_heads.")})
 
 
-def fairseq_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
+def fairseq_checkpoint(
+    tensors: Mapping[str, Tensor], config: ModelConfig, dictionary: str | None = None
+) -> dict[str, Any]:
     """What fairseq 0.12.2 expects in a .pt file, for `--finetune-from-model` and for `from_pretrained`.
 
     Only plain types, so that any PyTorch loads it with weights_only. `cfg.model` holds the shape under the
     names of arch `ticket_roberta`, but names stock `roberta`, which every fairseq can build; it passes over
     `layernorm_eps`. The optimizer history has one entry with no updates, since fairseq reads the last one
-    without asking. A model with MPNet's position bias names `ticket_roberta`: stock RoBERTa would leave the bias out.
+    without asking. `dictionary` is the digest of the words: it tells data with other numbers also where the
+    checkpoint was moved away from its dict.txt. A model with MPNet's position bias names `ticket_roberta`: stock
+    RoBERTa would leave the bias out.
     """
     model = {**config, "_name": "ticket_roberta" if "relative_attention_buckets" in config else "roberta"}
     model["load_checkpoint_heads"] = False  # from_pretrained overwrites what is there, and adds nothing
+    words = {} if dictionary is None else {DICTIONARY: dictionary}
     return {
         "args": None,
         "cfg": {"_name": None, "model": model, "task": {"_name": "masked_lm", "data": "."}, "bpe": None},
@@ -131,7 +137,7 @@ def fairseq_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig) -> di
             {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0},
         ],
         "task_state": {},
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}, **words},
         "last_optimizer_state": None,
     }
 

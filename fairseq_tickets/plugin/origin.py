@@ -6,7 +6,6 @@ in another order fits every shape and trains on scrambled rows; so words are com
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -68,11 +67,6 @@ def separator_of(path: PathLike) -> Optional[int]:
     """Token by which an imported model joins pairs, -1 = none; None where no import.json tells."""
     imported = import_record(path)
     return None if imported is None else SEPARATORS.get(str(imported.get("architecture")))
-
-
-def symbols_digest(symbols: Sequence[str]) -> str:
-    """Hex SHA-256 of a dictionary's words in their order, special words included."""
-    return hashlib.sha256("\n".join(symbols).encode("utf-8")).hexdigest()
 
 
 def file_digest(path: PathLike) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fairseq_tickets.data.prepared import TASK_FILE, check_files, read_task
 from fairseq_tickets.data.subset import nested_subset
-from fairseq_tickets.dictionary import read_dictionary
+from fairseq_tickets.dictionary import read_dictionary, symbols_digest
 from fairseq_tickets.dominant_ticket.columns import apply_ticket as apply_columns
 from fairseq_tickets.dominant_ticket.updates import parts_of, trainable_slices
 from fairseq_tickets.encoder_layer import RECOMPUTE, encoder_layers
@@ -40,12 +40,12 @@ from fairseq_tickets.plugin.l1_criterion import TicketSentencePredictionL1Criter
 from fairseq_tickets.plugin.model import TicketForm, TicketRobertaModel
 from fairseq_tickets.plugin.multitask.state import AUTO
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
-from fairseq_tickets.plugin.origin import check_origin, symbols_digest
+from fairseq_tickets.plugin.origin import check_origin
 from fairseq_tickets.plugin.run_record import check_same_run, run_record
 from fairseq_tickets.plugin.splits import check_split
 from fairseq_tickets.plugin.start import Start, complete_inputs, complete_model, opened, section_of, start_of
 from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts, random_element_parts, unwrapped
-from fairseq_tickets.task_record import RUN_STATE
+from fairseq_tickets.task_record import RUN_STATE, dictionary_digest
 from fairseq_tickets.tickets import SuperTicket, load_ticket
 from fairseq_tickets.updates.parts import Part
 
@@ -258,6 +258,17 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
     def max_positions(self) -> int:
         """Longest example: what the options allow and, once there is a model, what it has positions for."""
         return min(int(self.cfg.max_positions), self._positions or int(self.cfg.max_positions))
+
+    def filter_indices_by_size(self, indices: Any, dataset: Any, *args: Any, **options: Any) -> Any:
+        """As fairseq's; examples that a validation can't take, under --shorten-method none, are a UserError."""
+        try:
+            return super().filter_indices_by_size(indices, dataset, *args, **options)
+        except Exception as error:
+            if "--skip-invalid-size-inputs-valid-test" not in str(error):  # fairseq's has no class of its own
+                raise
+            raise UserError(
+                f"{self.cfg.data}: {error}; or leave --shorten-method {self.cfg.shorten_method} out, and it is cut"
+            ) from error
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called by fairseq with a checkpoint's task state, to evaluate it.
@@ -475,8 +486,7 @@ def check_start(start: Optional[Start], task: "TicketSentencePredictionTask", re
         return
     check_same_run(start, task.cfg, record)
     check_origin(start.path, task.source_dictionary.symbols, task.cfg.data)
-    saved = (start.content.get("task_state") or {}).get(RUN_STATE)
-    if saved is not None and saved.get("dictionary") != record["dictionary"]:
+    if dictionary_digest(start.content) not in (None, record["dictionary"]):
         raise UserError(
             f"{task.cfg.data}/input0/dict.txt is not the dictionary that {start.path} was trained with: its words have "
             "other numbers; prepare the data with the model's own dict.txt"

@@ -14,8 +14,10 @@ import torch
 from sklearn import metrics as reference
 
 from fairseq_tickets import checkpoint
+from fairseq_tickets.dictionary import SPECIALS, symbols_digest
 from fairseq_tickets.files import sha256
 from fairseq_tickets.parameters import MATRICES, ModelShape
+from fairseq_tickets.task_record import DICTIONARY
 from fairseq_tickets.tickets import DominantTicket, SuperTicket
 
 from ..plugin import toy
@@ -91,6 +93,15 @@ def beside(mix: str) -> Make:
             (at / "imported" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
 
     return make
+
+
+def alone(toy_folder: Path, at: Path) -> None:
+    """An imported model away from its dict.txt and import.json, and data whose words have other numbers."""
+    beside("")(toy_folder, at)
+    content = checkpoint.load(toy_folder / "model.pt")
+    words = [*SPECIALS, *(f"w{index}" for index in range(toy.WORDS)), "<mask>"]
+    content["extra_state"] = {**content["extra_state"], DICTIONARY: symbols_digest(words)}
+    checkpoint.save(content, at / "alone.pt")
 
 
 def stock(
@@ -273,6 +284,27 @@ ROWS = (
         beside(""),
         ("fairseq-train", "permuted", "imported/model.pt"),
         "row 4 is 'w29' in the data and 'w0' in the model",
+    ),
+    Case(
+        "words in another order, model.pt alone",
+        alone,
+        ("fairseq-train", "permuted", "alone.pt"),
+        "permuted/input0/dict.txt is not the dictionary that alone.pt was",
+    ),
+    Case(
+        "words in another order, export",
+        alone,
+        (
+            *("fairseq-tickets", "export", "--checkpoint", "alone.pt", "--to", "fairseq", "--output", "out"),
+            *("--dict", "permuted/input0/dict.txt"),
+        ),
+        "permuted/input0/dict.txt is not the checkpoint's dictionary",
+    ),
+    Case(
+        "examples too long and not to be cut",
+        nothing,
+        (*TRAIN, "--max-positions", "3", "--shorten-method", "none"),
+        "data: Size of sample .* since max_positions=3, .*or leave --shorten-method none out",
     ),
     Case(
         "import torn, dictionary",

@@ -81,7 +81,7 @@ def test_report_as_text(files, capsys):
     [
         (["--sigma", "-1"], "sigma is -1"),
         (["--sigma", "0.5"], "largest |Δθ| is 0.001"),
-        (["--top-k", "0"], "top_k is 0"),
+        (["--top-k", "0"], "--top-k is 0; it must be at least 1"),
         (["--top-k", "8"], "top_k is 8; it must be 1 to 7"),
         (["--heads", "5"], "heads is 5"),
     ],

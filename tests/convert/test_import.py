@@ -191,6 +191,10 @@ BAD_CONFIGS = [
     ({"num_hidden_layers": LAYERS - 1}, "num_hidden_layers 2, but the weights have"),
     ({"intermediate_size": FFN + 1}, "config.json and weights disagree"),
     ({"num_attention_heads": 3}, "multiple of num_attention_heads"),
+    ({"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': .1.}; in fairseq's RoBERTa"),
+    ({"vocab_size": 7}, "vocab_size is 7, and the word embeddings have"),
+    ({"max_position_embeddings": "66"}, "max_position_embeddings is '66', and the position embeddings have"),
+    ({"type_vocab_size": 4}, "type_vocab_size is 4, and the token_type embeddings have 2 rows"),
 ]
 
 
@@ -202,6 +206,15 @@ def test_configs_that_do_not_fit_are_refused(change: dict[str, object], message:
     with pytest.raises(UserError, match=message):
         import_folder(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists() and os.listdir(tmp_path) == ["hf"]
+
+
+@pytest.mark.parametrize("padding", [0, 5, 10**6])
+def test_positions_start_after_the_tokenizers_padding(padding: int, tmp_path: Path) -> None:
+    folder = write_folder(hf_model("Roberta", "Model"), tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": padding}))
+    with pytest.raises(UserError, match=f"pad_token_id is {padding}, and the tokenizer's padding has number 1"):
+        import_folder(folder, tmp_path / "out")
 
 
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
