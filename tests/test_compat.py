@@ -345,7 +345,7 @@ def test_a_task_that_is_not_given() -> None:
 
     module = argparse.Namespace(parse_args_and_arch=parse)
     compat._patch_help(module)
-    with pytest.raises(UserError, match="--task is not given; .* --task ticket_sentence_prediction"):
+    with pytest.raises(compat.UserError, match="--task is not given; .* --task ticket_sentence_prediction"):
         module.parse_args_and_arch(argparse.ArgumentParser(), ["data"])
 
 

@@ -307,6 +307,8 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
                 raise UserError(f"--start-head {self.cfg.start_head} needs --arch ticket_roberta, _base or _large")
         elif start is not None and not start.resumes:
             model.head_start = (self.cfg.classification_head_name, self.cfg.start_head, task_name(Path(self.cfg.data)))
+        if from_checkpoint:
+            need_head(model, self.cfg.classification_head_name)
         parts = self.trainable_parts(model) if not from_checkpoint else None
         note_parts(model, parts)
         return model
@@ -412,6 +414,22 @@ def task_name(data: Path) -> Optional[str]:
     """The task's name that `prepare` wrote; None for data made otherwise."""
     known = read_task(data)
     return str(known["name"]) if known else None
+
+
+def need_head(model: nn.Module, name: str) -> None:
+    """Refuse weights without this classification head when they are loaded; fairseq would evaluate a random one."""
+
+    def upgrade(state: dict[str, Any], prefix: str) -> Any:
+        del model.upgrade_state_dict_named
+        heads = sorted({key.split(".")[1] for key in state if key.startswith("classification_heads.")})
+        if name not in heads:
+            raise UserError(
+                f"the checkpoint has no classification head {name} to evaluate: "
+                + (f"it has {', '.join(heads)} (--classification-head-name)" if heads else "fine-tune the model first")
+            )
+        return model.upgrade_state_dict_named(state, prefix)  # type: ignore[operator]
+
+    model.upgrade_state_dict_named = upgrade  # type: ignore[assignment]
 
 
 def retire_dead_copies(model: nn.Module) -> None:

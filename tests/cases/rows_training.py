@@ -27,6 +27,7 @@ from .case import Case
 Make = Callable[[Path, Path], None]
 SHAPE = ModelShape(toy.LAYERS, toy.HEADS, toy.EMBED, toy.FFN)
 TRAIN = ("fairseq-train", "{toy}/data", "{toy}/model.pt", "--max-epoch", "1")
+TASK = ("--task", "ticket_sentence_prediction", "--criterion", "ticket_sentence_prediction")
 SAVED, LAST = "saved", Path("saved/checkpoint_last.pt")
 RESET = ("--reset-optimizer", "--reset-dataloader", "--reset-meters")
 
@@ -102,6 +103,13 @@ def alone(toy_folder: Path, at: Path) -> None:
     words = [*SPECIALS, *(f"w{index}" for index in range(toy.WORDS)), "<mask>"]
     content["extra_state"] = {**content["extra_state"], DICTIONARY: symbols_digest(words)}
     checkpoint.save(content, at / "alone.pt")
+
+
+def headless(toy_folder: Path, at: Path) -> None:
+    """A checkpoint of a run whose classification head is gone."""
+    content = checkpoint.load(toy_folder / "tuned.pt")
+    weights = {name: value for name, value in content["model"].items() if "classification_heads" not in name}
+    checkpoint.save({**content, "model": weights}, at / "headless.pt")
 
 
 def stock(
@@ -353,6 +361,21 @@ ROWS = (
         "not the dictionary that the checkpoint",
     ),
     # heads
+    Case(
+        "validate, a model without its head",
+        headless,
+        ("fairseq-validate", "{toy}/data", "--path", "headless.pt", *TASK, "--batch-size", "4", "--cpu"),
+        "has no classification head sentence_classification_head to evaluate: fine-tune the model first",
+    ),
+    Case(
+        "validate, another head",
+        nothing,
+        (
+            *("fairseq-validate", "{toy}/data", "--path", "{toy}/tuned.pt", *TASK, "--batch-size", "4", "--cpu"),
+            *("--classification-head-name", "mine"),
+        ),
+        "no classification head mine to evaluate: it has sentence_classification_head",
+    ),
     Case(
         "a new head",
         tuned,
