@@ -43,11 +43,8 @@ def test_case(
     capsys.readouterr()
     program, *words = (word.replace("{toy}", str(good)) for word in case.command)
     code, error = run(program, words, capsys)
-    if case.code:
-        assert code == case.code, error
-        assert re.search(case.says, error), error
-    else:
-        assert code == 0, error
+    assert code == case.code, error
+    assert re.search(case.says, error), error
     if case.check is not None:
         case.check(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= before | set(case.leaves)
