@@ -171,8 +171,8 @@ CARDS = {
                 prints=[
                     r"^0 runs finished, \d+ left",
                     r"^\d+ runs finished, 0 left",
-                    r"^\| minilm \| SST-2 \| +20 % \| +50 % ",
-                    r"^\| minilm \| SST-2 \| +20 % \| +10 % ",
+                    r"^\| minilm \| SST-2 \| 20 % +\| 50 % ",
+                    r"^\| minilm \| SST-2 \| 20 % +\| 10 % ",
                 ],
             ),
         ],
