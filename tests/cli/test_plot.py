@@ -41,7 +41,7 @@ def test_both_styles_of_importance(files):
         (["phases", "results"], "plot phases: must be one of phase-transition, gain"),
         (["subsets", "results"], "more than one share"),
         (["phase-transition", "results", "--split", "select"], "--split select: must be all or report"),
-        (["phase-transition", "results", "--task", "CoLA"], "--task CoLA: no results"),
+        (["phase-transition", "results", "--task", "CoLA"], "--task CoLA: no such results"),
         (["importance", "rte.npz", "--style", "bars"], "--style bars"),
         (["out-weighted", "rte.npz"], "not a counts file: it lacks q_proj"),
         (["skeleton", "super.json"], "is a super ticket; a dominant ticket is needed"),

@@ -284,7 +284,7 @@ def spoilt(tmp_path: Path, kind: str) -> Path:
     [
         ("missing", "--pretrained-path .*nowhere.pt does not exist"),
         ("shape", r"fc1.weight is \(20, 12\) in the model and \(28, 12\) in the pre-trained"),
-        ("nan", "layers.1.fc2.weight holds NaN"),
+        ("nan", "layers.1.fc2.weight has 1 values that are NaN"),
     ],
 )
 def test_an_origin_that_cannot_be_one_is_refused(folder: Path, tmp_path: Path, kind: str, message: str) -> None:
