@@ -7,6 +7,7 @@ however it ends, the pipe closes and the process ends too.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.forkserver
@@ -130,6 +131,9 @@ def end_spares() -> None:
             child.calls.close()
             child.answers.close()
             child.process.join()
+
+
+atexit.register(end_spares)  # else multiprocessing would wait for them when the program ends
 
 
 def _start_child() -> Child:

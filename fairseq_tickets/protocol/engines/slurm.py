@@ -145,9 +145,12 @@ class Job:
 
     def __call__(self) -> Outcome:
         """Do the step."""
-        from fairseq_tickets.protocol.engines.local import do_in_child
+        from fairseq_tickets.protocol.engines.local import do_in_child, end_spares
 
-        return do_in_child(self.call, set())
+        try:
+            return do_in_child(self.call, set())
+        finally:
+            end_spares()  # a job does one step
 
     def checkpoint(self) -> Any:
         """The same again: a step is done whole or not at all."""
