@@ -47,6 +47,9 @@ def new_folder(path: PathLike, check: Callable[[], bool]) -> Iterator[Path]:
         shutil.rmtree(_beside(target, "old"), ignore_errors=True)
 
 
+MARKS = ("import.json", "config.json", "adapter_config.json")  # what tells of which kind a folder's files are
+
+
 @contextlib.contextmanager
 def filled_folder(path: PathLike, last: str, owned: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder; its files move into the folder `path`, which is made if missing, when the block succeeds.
@@ -64,6 +67,11 @@ def filled_folder(path: PathLike, last: str, owned: Sequence[str] = ()) -> Itera
     """
     if Path(path).exists() and not Path(path).is_dir():
         raise UserError(f"--output {path} is a file; a folder is needed")
+    for mark in MARKS:
+        if mark != last and (Path(path) / mark).is_file():
+            raise UserError(
+                f"--output {path} holds {mark}, which is of another kind of model; give a folder of its own"
+            )
     with _stage(path) as (target, stage):
         yield stage
         written = sorted(stage.iterdir(), key=lambda file: (file.name == last, file.name))

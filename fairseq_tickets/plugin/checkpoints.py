@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils, models, trainer
 from fairseq.logging import meters
+from omegaconf.errors import ConfigAttributeError
 
 from fairseq_tickets import saved_config
 from fairseq_tickets.checkpoint import copy, load, misfit, save
@@ -30,6 +31,7 @@ def install_into_fairseq() -> None:
     checkpoint_utils.torch_persistent_save = _persistent_save(checkpoint_utils.torch_persistent_save)
     checkpoint_utils._upgrade_state_dict = _name_what_is_missing(checkpoint_utils._upgrade_state_dict)
     checkpoint_utils.verify_checkpoint_directory = _name_the_folder(checkpoint_utils.verify_checkpoint_directory)
+    checkpoint_utils.load_model_ensemble_and_task = _name_the_reason(checkpoint_utils.load_model_ensemble_and_task)
     base = models.BaseFairseqModel
     base.load_state_dict = _name_the_misfit(base.load_state_dict)
     trainer.Trainer.load_checkpoint = _name_the_file(trainer.Trainer.load_checkpoint)
@@ -112,6 +114,26 @@ def _name_the_folder(original: Any) -> Any:
             raise UserError(f"--save-dir {save_dir}: cannot write there: {error.strerror or error}") from error
 
     return verify_checkpoint_directory
+
+
+def _name_the_reason(original: Any) -> Any:
+    """fairseq builds the task that a checkpoint records: what that needs may not be there, or nothing is recorded."""
+
+    def load_model_ensemble_and_task(filenames: Any, *args: Any, **options: Any) -> Any:
+        shown = ", ".join(map(str, filenames))
+        try:
+            return original(filenames, *args, **options)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"checkpoint {shown}: the task it records needs {error.filename}, which does not exist; a pre-trained "
+                "model is not evaluated but fine-tuned first (fairseq-train ... --finetune-from-model)"
+            ) from error
+        except OSError as error:
+            raise UserError(f"checkpoint {shown}: {error.strerror or error}") from error
+        except ConfigAttributeError as error:
+            raise UserError(f"checkpoint {shown} records too little to be evaluated: {error.args[0]}") from error
+
+    return load_model_ensemble_and_task
 
 
 def _name_the_misfit(original: Any) -> Any:

@@ -8,6 +8,7 @@ here, when the plugin registers itself, lasts as long as the process, and is don
 | checkpoint_utils: torch.load | checkpoints | nothing in a file is run | always |
 | checkpoint_utils: torch_persistent_save, PathManager.copy | checkpoints | a killed run leaves no half file | always |
 | checkpoint_utils: _upgrade_state_dict, verify_checkpoint_directory | checkpoints | one line, no traceback | always |
+| checkpoint_utils: load_model_ensemble_and_task | checkpoints | one line for what a checkpoint's task lacks | always |
 | BaseFairseqModel.load_state_dict | checkpoints | a misfit names its first parameter | always |
 | Trainer.load_checkpoint | checkpoints | the error names the file | always |
 | checkpoint_utils: load, save and copy once more | delta_checkpoints | `--delta-checkpoints` | fairseq has a hook |

@@ -105,6 +105,13 @@ def alone(toy_folder: Path, at: Path) -> None:
     checkpoint.save(content, at / "alone.pt")
 
 
+def pretrained(toy_folder: Path, at: Path) -> None:
+    """As `import` writes it: its task is language modelling, on data that are not there."""
+    content = torch.load(toy_folder / "model.pt", weights_only=True)
+    content["cfg"]["task"] = {"_name": "masked_lm", "data": "."}
+    torch.save(content, at / "base.pt")
+
+
 def headless(toy_folder: Path, at: Path) -> None:
     """A checkpoint of a run whose classification head is gone."""
     content = checkpoint.load(toy_folder / "tuned.pt")
@@ -359,6 +366,19 @@ ROWS = (
             "--cpu",
         ),
         "not the dictionary that the checkpoint",
+    ),
+    # what can't be evaluated
+    Case(
+        "validate, a checkpoint that is not there",
+        nothing,
+        ("fairseq-validate", "{toy}/data", "--path", "nowhere.pt", *TASK, "--batch-size", "4", "--cpu"),
+        "nowhere.pt",
+    ),
+    Case(
+        "validate, a pre-trained model",
+        pretrained,
+        ("fairseq-validate", "{toy}/data", "--path", "base.pt", *TASK, "--batch-size", "4", "--cpu"),
+        r"base.pt: the task it records needs .*dict.txt, which does not exist; a pre-trained model is not evaluated",
     ),
     # heads
     Case(
