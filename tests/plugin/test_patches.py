@@ -14,7 +14,8 @@ from fairseq_tickets.plugin import patches
 PLUGIN = Path(patches.__file__).parent
 PATCHED = [
     *((checkpoint_utils, name) for name in ("torch", "torch_persistent_save", "PathManager", "_upgrade_state_dict")),
-    *((checkpoint_utils, "verify_checkpoint_directory"), (models.BaseFairseqModel, "load_state_dict")),
+    *((checkpoint_utils, "verify_checkpoint_directory"), (checkpoint_utils, "load_model_ensemble_and_task")),
+    (models.BaseFairseqModel, "load_state_dict"),
     *((trainer.Trainer, "load_checkpoint"), (AMPOptimizer, "step"), (checkpoint_utils, "save_checkpoint")),
     *((distributed_utils, "torch"), (distributed_utils, "all_gather_list")),
 ]
