@@ -75,7 +75,7 @@ def recorded_task(checkpoint: Mapping[str, Any], head: str | None = None) -> Tas
 def dictionary_digest(checkpoint: Mapping[str, Any]) -> str | None:
     """Digest of the words that a checkpoint's rows stand for, by `dictionary.symbols_digest`; None where it says none.
 
-    A run of ours records it, and so does `import`.
+    A run of ours records it, and so does `export`.
     """
     state, extra = checkpoint.get("task_state"), checkpoint.get("extra_state")
     run = state.get(RUN_STATE) if isinstance(state, Mapping) else None

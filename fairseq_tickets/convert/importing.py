@@ -11,7 +11,6 @@ from fairseq_tickets.convert.shape import ModelConfig, count_parameters, fairseq
 from fairseq_tickets.convert.source import TOKENIZER_FILES, copy_tokenizer, read_source
 from fairseq_tickets.convert.vocabulary import Dictionary, Vocabulary, read_vocabulary, write_dictionary
 from fairseq_tickets.data.imported import IMPORT_FILE, IMPORT_FORMAT
-from fairseq_tickets.dictionary import symbols_digest
 from fairseq_tickets.files import PathLike, sha256, write_json
 from fairseq_tickets.folders import filled_folder
 
@@ -58,8 +57,8 @@ def import_folder(source: PathLike, output: PathLike) -> ImportReport:
     with filled_folder(output, IMPORT_FILE, TOKENIZER_FILES) as stage:
         tokenizer = copy_tokenizer(read.folder, stage)
         write_dictionary(stage / "dict.txt", converted.dictionary.symbols)
-        digest = symbols_digest(converted.dictionary.symbols)
-        save(fairseq_checkpoint(converted.tensors, converted.config, digest), stage / "model.pt")
+        # no digest of the words in it: import.json has that, and results made before know model.pt by its checksum
+        save(fairseq_checkpoint(converted.tensors, converted.config), stage / "model.pt")
         report = ImportReport(
             output=Path(output),
             architecture=architecture,

@@ -97,7 +97,7 @@ def beside(mix: str) -> Make:
 
 
 def alone(toy_folder: Path, at: Path) -> None:
-    """An imported model away from its dict.txt and import.json, and data whose words have other numbers."""
+    """An exported model away from its dict.txt, and data whose words have other numbers."""
     beside("")(toy_folder, at)
     content = checkpoint.load(toy_folder / "model.pt")
     words = [*SPECIALS, *(f"w{index}" for index in range(toy.WORDS)), "<mask>"]
