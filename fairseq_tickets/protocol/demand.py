@@ -42,6 +42,10 @@ class Demand:
         else:
             self._add(step)
 
+    def waits(self, step: Step) -> bool:
+        """Whether a step that is to be done waits for another one."""
+        return bool(self._missing.get(step.key))
+
     def settled(self, step: Step) -> bool:
         """Whether a step is done, with all outputs that others wait for."""
         waiting = [self.todo[key] for key in self._waiting.get(step.key, ())]

@@ -19,7 +19,7 @@ from fairseq_tickets.protocol.estimate import Estimate, total
 from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.lease import Claim, Watch, read_claim
 from fairseq_tickets.protocol.steps import Step
-from fairseq_tickets.protocol.work import FAILED, FINISHED, LOG, Call, Outcome, Resources
+from fairseq_tickets.protocol.work import FAILED, FINISHED, GONE, LOG, Call, Outcome, Resources
 
 POLL = 0.5  # seconds between two looks at steps that other processes do
 
@@ -184,7 +184,13 @@ class Driver:
             self._told.append(f"done: {step.label}")
         elif outcome.status == FAILED:
             self._failure = self._failure or (step, outcome.message)
-        else:  # taken by another process, or what it needs is gone
+        elif outcome.status == GONE:
+            for parent, _ in step.needs:
+                self.store.forget(parent.key)
+            self.demand.again(step)
+            if not self.demand.waits(step):  # it would only find the same again
+                self._failure = self._failure or (step, outcome.message)
+        else:  # taken by another process
             self.demand.again(step)
 
     def _look_elsewhere(self) -> None:

@@ -86,7 +86,7 @@ def do(call: Call) -> Outcome:
                 print(f"taken over from {held.before.name()}, which has ended or gives no sign of life", flush=True)
             for key, file in call.told["needs"]:
                 facts = done_facts(folder.parent / key)
-                if facts is None or not (folder.parent / key / file).is_file():
+                if facts is None or not (folder.parent / key / file).exists():
                     return Outcome(GONE, f"{folder.parent / key / file} is not there")
                 check_output(folder.parent / key, file, facts)
             began = time.monotonic()
