@@ -17,6 +17,7 @@ from fairseq_tickets.protocol import lease
 from fairseq_tickets.protocol.engines import local
 from fairseq_tickets.protocol.lease import Lease
 from fairseq_tickets.protocol.store import DONE
+from fairseq_tickets.protocol.work import GONE, Outcome
 from tests.protocol import toy_steps
 from tests.protocol.toy_steps import chain, drive, lab_at, said, texts
 
@@ -63,6 +64,26 @@ def test_workers_make_no_difference_and_nothing_is_done_twice(tmp_path: Path) ->
     before = starts(tmp_path / "1")
     drive(lab_at(tmp_path / "1"), local.LocalEngine(1), chain)
     assert starts(tmp_path / "1") == before
+
+
+def test_an_output_that_is_a_folder_is_found_by_the_next_step(tmp_path: Path) -> None:
+    drive(lab_at(tmp_path), local.LocalEngine(1), toy_steps.through_a_folder)
+    assert "inside!" in texts(tmp_path).values()
+
+
+def test_a_step_that_finds_no_input_again_and_again_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the reason why the driver sees it and the step doesn't: no start without end."""
+    calls, original = [], local.do_in_child
+
+    def gone(call: Any, *rest: Any) -> Outcome:
+        calls.append(call)
+        assert len(calls) < 20, "started without end"
+        return Outcome(GONE, "data is not there") if call.told["needs"] else original(call, *rest)
+
+    monkeypatch.setattr(local, "do_in_child", gone)
+    with pytest.raises(UserError, match="the run reads it failed: data is not there"):
+        drive(lab_at(tmp_path), local.LocalEngine(1), toy_steps.through_a_folder)
+    assert len(calls) == 2
 
 
 def test_a_failed_step_is_one_line_and_what_is_done_stays(tmp_path: Path) -> None:

@@ -42,6 +42,17 @@ def die(folder: Path, text: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def write_folder(folder: Path, text: str) -> None:
+    """A step whose output is a folder, as prepared data are."""
+    (folder / "data").mkdir()
+    (folder / "data" / SAID).write_text(text)
+
+
+def read_folder(folder: Path, data: str) -> None:
+    """Read such an output."""
+    (folder / SAID).write_text((Path(data) / SAID).read_text() + "!")
+
+
 def nothing(folder: Path, number: int) -> None:
     """A step that writes nothing."""
 
@@ -69,6 +80,12 @@ def chain(lab: Lab) -> None:
 
     for name in ("a", "b"):
         lab.branch(branch, name)
+
+
+def through_a_folder(lab: Lab) -> None:
+    """One step writes a folder, the next one reads it."""
+    written = lab.step(write_folder, {"text": "inside"}, "writes a folder")
+    lab.step(read_folder, {"data": written.file("data")}, "reads it")
 
 
 def slow(lab: Lab) -> None:
