@@ -50,8 +50,11 @@ class Card:
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def text(self) -> str:
-        """What is run of the file."""
+        """What is run: the file, and the card's results beside it."""
         text = (ROOT / self.path).read_text(encoding="utf-8")
+        results = (ROOT / self.path).with_name("RESULTS.md")
+        if results.is_file():
+            text += results.read_text(encoding="utf-8")
         return section(text, self.section) if self.section else text
 
 
