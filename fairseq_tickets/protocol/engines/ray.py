@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from fairseq_tickets.protocol.work import FAILED, Call, Outcome, Resources
 
 RETRIES = 3  # how often a task is done again whose node was lost
 PROBE = 60.0  # seconds for all nodes to answer
+KNOCK = 10.0  # seconds to wait for a connection to a cluster's address
 _QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -101,6 +103,7 @@ def _do(call: Call) -> Outcome:
 
 
 def _connect(ray: Any, address: str | None, workers: int) -> None:
+    _knock(address)
     options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options["num_cpus"] = max(workers, os.cpu_count() or 1)
@@ -110,6 +113,18 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         where = "no Ray could be started here" if address is None else f"--engine ray:{address}: no answer"
         raise UserError(f"{where} ({reason})") from error
+
+
+def _knock(address: str | None) -> None:
+    """Refuse an address where nothing listens: Ray itself would try for minutes. "auto" and URLs are Ray's matter."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--engine ray:{address}: no answer ({reason})") from error
 
 
 def _probe(ray: Any, folder: Path) -> None:
