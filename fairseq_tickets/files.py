@@ -38,6 +38,8 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
     claim = -1
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise UserError(f"cannot write {target}: it is a device or pipe, and a file would take its place")
         remove_abandoned(target.parent, re.escape(target.name))
         claim, temporary = _claimed_file(target)
         yield temporary

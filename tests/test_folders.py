@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.files import atomic_write
 from fairseq_tickets.folders import MARKS, filled_folder
 
 
@@ -26,3 +28,10 @@ def test_a_folder_of_the_same_kind_is_filled_anew(tmp_path: Path, mark: str) -> 
     with filled_folder(tmp_path, mark) as stage:
         (stage / mark).write_text("new")
     assert (tmp_path / mark).read_text() == "new"
+
+
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: it is a device or pipe"), atomic_write(tmp_path / "pipe"):
+        raise AssertionError("not reached")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1

@@ -316,12 +316,6 @@ ROWS = (
         "permuted/input0/dict.txt is not the checkpoint's dictionary",
     ),
     Case(
-        "examples too long and not to be cut",
-        nothing,
-        (*TRAIN, "--max-positions", "3", "--shorten-method", "none"),
-        "data: Size of sample .* since max_positions=3, .*or leave --shorten-method none out",
-    ),
-    Case(
         "import torn, dictionary",
         beside("dictionary"),
         IMPORTED,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import socket
 import subprocess
 import sys
@@ -92,15 +91,14 @@ def test_two_workers_train_what_one_trains_with_twice_the_batch(folder: Path, tm
 
 
 def test_two_workers_adopt_the_ticket_of_a_checkpoint(folder: Path, tmp_path: Path) -> None:
-    """Without --ticket the checkpoint they go on from prunes the model, when it is wrapped for both already."""
+    """Without --ticket the checkpoint they start from prunes the model, when it is wrapped for both already."""
     TICKET.save(tmp_path / "ticket.json")
     common = [*NO_DROPOUT, "--lr", "0.001", "--required-batch-size-multiple", "1"]
     under = ["--ticket", str(tmp_path / "ticket.json"), "--batch-size", "24", "--max-epoch", "1"]
-    train(folder / "data", tmp_path / "one", folder / "model.pt", *common, *under)
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    more = [*common, "--max-epoch", "5"]
-    one = train(folder / "data", tmp_path / "one", folder / "model.pt", *more, "--batch-size", "24")
-    two = train_in_parallel(folder / "data", tmp_path / "two", folder / "model.pt", *more, "--batch-size", "12")
+    begun = train(folder / "data", tmp_path / "begun", folder / "model.pt", *common, *under)
+    more = [*common, "--max-epoch", "4"]
+    one = train(folder / "data", tmp_path / "one", begun.path(), *more, "--batch-size", "24")
+    two = train_in_parallel(folder / "data", tmp_path / "two", begun.path(), *more, "--batch-size", "12")
     assert len(one.losses) == len(two.losses) == 4
     assert two.losses == pytest.approx(one.losses, abs=1e-5)
     assert_same_weights(one.checkpoint()["model"], two.checkpoint()["model"], 2e-5)
