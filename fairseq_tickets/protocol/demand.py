@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Iterator
 
 from fairseq_tickets.protocol.steps import Step
-from fairseq_tickets.protocol.store import Store
+from fairseq_tickets.protocol.store import Content, Store
 
 
 class Demand:
@@ -19,10 +19,12 @@ class Demand:
 
     Attributes:
         todo: by key; those that are being done are among them.
+        seen: key of a step to be done -> what its `done.json` said when that was found, see `work.Call`.
     """
 
     def __init__(self, store: Store) -> None:
         self.todo: dict[str, Step] = {}
+        self.seen: dict[str, Content | None] = {}
         self._store = store
         self._missing: dict[str, set[str]] = {}  # key -> keys of steps that it waits for
         self._waiting: dict[str, set[str]] = {}  # key -> keys of steps that wait for it
@@ -79,6 +81,7 @@ class Demand:
         while stack:
             step = stack.pop()
             self.todo[step.key] = step
+            self.seen[step.key] = self._store.last_seen(step.key)
             missing = self._missing[step.key] = set()
             for parent, file in step.needs:
                 self._users.setdefault(parent.key, set()).add(step.key)

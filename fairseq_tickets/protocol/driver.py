@@ -152,7 +152,7 @@ class Driver:
     def _call(self, step: Step, stale: int | None) -> Call:
         resources = resources_of(step, self._memory)
         self.engine.check(resources, self.store.folder)
-        return Call(str(self.store.folder), step.told(), resources, stale, again=self.store.done(step.key))
+        return Call(str(self.store.folder), step.told(), resources, stale, self.demand.seen[step.key])
 
     def _wait(self) -> None:
         """Until something happens; then deal with all that has happened."""

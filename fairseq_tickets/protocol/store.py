@@ -62,6 +62,10 @@ class Store:
         """What `done.json` of a finished step says; {} where there is only a line of a results file."""
         return self._done[key] if self.done(key) else {}
 
+    def last_seen(self, key: str) -> Content | None:
+        """What `done.json` said when it was looked at last; None where it wasn't there then."""
+        return self._done.get(key) or None
+
     def has(self, key: str, file: str) -> bool:
         """Whether a step is done and an output is there: a file, or a folder with all its files."""
         names = _inside(self.facts(key).get("outputs", {}), file) if self.done(key) else []

@@ -48,14 +48,15 @@ class Call:
         folder: of the experiment.
         told: see `Step.told`.
         stale: number of the claim on the step's folder that may be taken over, see `lease`.
-        again: do it though it is done: an output of it is missing.
+        seen: what `done.json` said when the call was made: an output of it is missing, so the step is done again,
+            unless another process has just done so; None = it was not done.
     """
 
     folder: str
     told: Mapping[str, Any]
     resources: Resources = field(default_factory=Resources)
     stale: int | None = None
-    again: bool = False
+    seen: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def do(call: Call) -> Outcome:
         if isinstance(held, lease.Claim):
             return Outcome(TAKEN, held.name())
         try:
-            if done_facts(folder) is not None and not call.again:
+            found = done_facts(folder)
+            if found is not None and found != call.seen:
                 return Outcome(FINISHED)
             _open_log(folder / LOG)
             if held.before is not None:

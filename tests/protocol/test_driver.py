@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.protocol import lease
+from fairseq_tickets.protocol import driver, lease
 from fairseq_tickets.protocol.engines import local
 from fairseq_tickets.protocol.lease import Lease
-from fairseq_tickets.protocol.store import DONE
+from fairseq_tickets.protocol.store import DONE, write_done
 from fairseq_tickets.protocol.work import GONE, Outcome
 from tests.protocol import toy_steps
 from tests.protocol.toy_steps import chain, drive, lab_at, said, texts
@@ -101,12 +101,12 @@ def test_a_step_that_dies_is_named_with_its_signal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_steps_end_with_their_starter_and_the_next_call_goes_on(tmp_path: Path, how: signal.Signals) -> None:
-    driver = command(tmp_path, "slow")
+    starter = command(tmp_path, "slow")
     wait_for(lambda: len(starts(tmp_path)) == 2)
     assert len(processes(tmp_path)) == 2
     began = time.monotonic()
-    driver.send_signal(how)
-    driver.wait(30)
+    starter.send_signal(how)
+    starter.wait(30)
     wait_for(lambda: not processes(tmp_path))
     assert time.monotonic() - began < 10  # a second on a quiet machine
     assert not texts(tmp_path)
@@ -117,10 +117,26 @@ def test_steps_end_with_their_starter_and_the_next_call_goes_on(tmp_path: Path, 
 
 
 def test_two_drivers_share_the_work(tmp_path: Path) -> None:
-    drivers = [command(tmp_path, "slow"), command(tmp_path, "slow")]
-    for driver in drivers:
-        assert driver.wait(120) == 0
+    starters = [command(tmp_path, "slow"), command(tmp_path, "slow")]
+    for starter in starters:
+        assert starter.wait(120) == 0
     assert sorted(starts(tmp_path)) == ["slow0", "slow1", "slow2", "slow3"]
+
+
+def test_what_another_process_ends_just_before_the_start_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the driver's look at a step and its start, another process finishes it."""
+
+    def late(folder: Path) -> None:
+        if not (folder / DONE).exists():
+            folder.mkdir(parents=True)
+            (folder / toy_steps.SAID).write_text("by another")
+            write_done(folder, [folder / toy_steps.SAID], {})
+
+    monkeypatch.setattr(driver, "read_claim", late)
+    drive(lab_at(tmp_path), local.LocalEngine(1), lambda lab: said(lab, "x"))
+    assert starts(tmp_path) == [] and list(texts(tmp_path).values()) == ["by another"]
 
 
 def test_what_another_process_does_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
