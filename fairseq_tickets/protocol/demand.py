@@ -77,10 +77,10 @@ class Demand:
         return bool(self._users.get(step.key))
 
     def _add(self, step: Step) -> None:
+        self.todo[step.key] = step
         stack = [step]
         while stack:
             step = stack.pop()
-            self.todo[step.key] = step
             self.seen[step.key] = self._store.last_seen(step.key)
             missing = self._missing[step.key] = set()
             for parent, file in step.needs:
@@ -88,7 +88,8 @@ class Demand:
                 if parent.key in self.todo or not self._store.has(parent.key, file):
                     missing.add(parent.key)
                     self._waiting.setdefault(parent.key, set()).add(step.key)
-                    if parent.key not in self.todo:
+                    if parent.key not in self.todo:  # once, though a step may need several of its outputs
+                        self.todo[parent.key] = parent
                         stack.append(parent)
             self._offer(step.key)
 

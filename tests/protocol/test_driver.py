@@ -71,6 +71,11 @@ def test_an_output_that_is_a_folder_is_found_by_the_next_step(tmp_path: Path) ->
     assert "inside!" in texts(tmp_path).values()
 
 
+def test_what_two_steps_need_is_done_once(tmp_path: Path) -> None:
+    drive(lab_at(tmp_path), local.LocalEngine(2), toy_steps.needed_twice)
+    assert starts(tmp_path) == ["first", "second", "last"]
+
+
 def test_a_step_that_finds_no_input_again_and_again_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the reason why the driver sees it and the step doesn't: no start without end."""
     calls, original = [], local.do_in_child

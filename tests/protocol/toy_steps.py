@@ -88,6 +88,17 @@ def through_a_folder(lab: Lab) -> None:
     lab.step(read_folder, {"data": written.file("data")}, "reads it")
 
 
+def needed_twice(lab: Lab) -> None:
+    """A step that is done for the two after it only, one of which needs the other."""
+
+    def lazy(text: str, *after: Step) -> Step:
+        arguments = {"text": text, "seconds": 0.2, "after": [step.file(SAID) for step in after]}
+        return lab.step(say, arguments, text, lazy=True)
+
+    first = lazy("first")
+    said(lab, "last", first, lazy("second", first))
+
+
 def slow(lab: Lab) -> None:
     """Four steps of some seconds."""
     for number in range(4):
