@@ -170,6 +170,7 @@ OPTIONAL: Rules = {
     "predictions": ("a text or an object with a file", _predictions),
     "inputs": ("an object", lambda v: isinstance(v, Mapping)),
     "wall_seconds": ("a number of at least 0", lambda v: _finite(v) and v >= 0),
+    "ticket_seconds": ("a number of at least 0", lambda v: _finite(v) and v >= 0),
     "peak_memory_bytes": ("a whole number of at least 0", _count),
 }
 EPOCH: Rules = {

@@ -31,7 +31,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Result:
-    """One training run, as its file says; scores are fractions. Field names are those of the file."""
+    """One training run, as its file says; scores are fractions. Field names are those of the file.
+
+    `ticket_seconds` is what the steps took that its ticket was found by; a ticket that many runs train has it in each.
+    """
 
     path: str
     key: str
@@ -58,6 +61,7 @@ class Result:
     train_examples: int | None = None
     predictions: Any = None
     wall_seconds: float | None = None
+    ticket_seconds: float | None = None
     peak_memory_bytes: int | None = None
 
     def score(self, split: str = "all") -> float:
@@ -121,7 +125,7 @@ class Collection:
 
 def _said(result: Result) -> dict[str, Any]:
     """What two copies of a run must agree in: all but their place and what the machine's load decides."""
-    return dict(vars(result), path="", wall_seconds=None, peak_memory_bytes=None)
+    return dict(vars(result), path="", wall_seconds=None, ticket_seconds=None, peak_memory_bytes=None)
 
 
 def contents(path: Path) -> Iterator[tuple[str, Any]]:
@@ -160,6 +164,7 @@ def result_from_json(content: Any, source: str) -> Result:
             "train_examples",
             "predictions",
             "wall_seconds",
+            "ticket_seconds",
             "peak_memory_bytes",
         )
     }

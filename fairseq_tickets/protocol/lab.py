@@ -18,11 +18,14 @@ from fairseq_tickets.analysis.results import tuned
 from fairseq_tickets.protocol import finding, shared_training, training
 from fairseq_tickets.protocol.config import Protocol, Task, Training
 from fairseq_tickets.protocol.inputs import Data, Model
-from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, NOTHING, TICKET, TRAINING, Given, Step
+from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, NOTHING, TICKET, TRAINING, Given, Step, behind
 from fairseq_tickets.protocol.store import Store
 
 Setting = tuple[float, int]  # learning rate, batch size
 Found = Mapping[Setting, Mapping[int, Step]]  # runs by setting and seed
+
+
+DRAWN = ("random", "random_dimensions", "random_elements")  # tickets of these methods are drawn, not found
 
 
 class NotKnown(Exception):
@@ -172,6 +175,7 @@ class Lab:
             "level": level,
             "top_k": top_k,
             "ticket": ticket,
+            "ticket_steps": Given([] if method in DRAWN else folders_that_found(ticket)),
             "source_task": source_task,
             "start": None if start is None else start.file(CHECKPOINT),
             "start_ticket": start.file(TICKET).unhashed() if start is not None and under_ticket(start) else Given(None),
@@ -378,6 +382,11 @@ class Lab:
         """What a result tells besides what determines it."""
         inputs = {**self.model.inputs, **self.data[task.name].inputs}
         return Given({"experiment": self.protocol.experiment, "model": self.protocol.model_name, "inputs": inputs})
+
+
+def folders_that_found(ticket: Mapping[str, Any] | None) -> list[str]:
+    """Folders of the steps that a ticket comes from, training and scoring; data are there anyhow."""
+    return [str(step.folder) for step in behind(ticket) if step.kind != "prepare"]
 
 
 def under_ticket(run: Step) -> bool:

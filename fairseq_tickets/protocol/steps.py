@@ -142,6 +142,14 @@ def hashed(value: Any) -> Any:
     return value
 
 
+def behind(value: Any) -> list[Step]:
+    """The steps whose outputs an argument holds, and those behind these, each once."""
+    found = [given.step for given in _givens(value) if given.step is not None]
+    for step in found:
+        found += [parent for parent, _ in step.needs if parent not in found]
+    return found
+
+
 def _resolved(value: Any) -> Any:
     """A value as the function gets it."""
     if isinstance(value, Given):

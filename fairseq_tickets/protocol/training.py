@@ -19,7 +19,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
 from fairseq_tickets.protocol.recording import Recorder
 from fairseq_tickets.protocol.steps import CHECKPOINT, COUNTS, DATA, SCORES, TICKET, TRAINING
-from fairseq_tickets.protocol.store import write_result
+from fairseq_tickets.protocol.store import done_facts, write_result
 from fairseq_tickets.recorded import attention_heads, peak_lr
 
 CRITERION, L1_CRITERION = "ticket_sentence_prediction", "ticket_sentence_prediction_l1"
@@ -62,6 +62,7 @@ def train(folder: Path, **run: Any) -> None:
         "top_k": run["top_k"],
         "source_task": run["source_task"],
         "ticket": None if ticket is None else ticket.to_json(),
+        "ticket_seconds": seconds_of(run["ticket_steps"]),
         "weight_remaining": recorder.weight_remaining(ticket),
         **recorded(recorder, run["config"]["device"], wall),
         "scores": scores_of(recorder.best_epoch()["valid"]),
@@ -206,6 +207,12 @@ def make_ticket(folder: Path, run: Mapping[str, Any]) -> Any:
     if ticket is not None:
         ticket.save(folder / TICKET)
     return ticket
+
+
+def seconds_of(folders: Sequence[str]) -> float | None:
+    """How long steps took together; None for none, and where one doesn't say."""
+    told = [(done_facts(Path(folder)) or {}).get("seconds") for folder in folders]
+    return round(math.fsum(told), 3) if told and None not in told else None
 
 
 def ticket_name(task: str) -> str:

@@ -19,7 +19,7 @@ from fairseq_tickets.saliences import DimensionSalience
 from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.tickets import load_dominant_ticket
 
-from .doing import done
+from .doing import done, seconds_of
 
 QUERY = "encoder.sentence_encoder.layers.0.self_attn.q_proj.weight"
 
@@ -52,6 +52,7 @@ def test_salience_is_what_the_command_finds_on_what_training_sees(write: Any, in
             m: [row[: run["top_k"]] for row in rows] for m, rows in whole.dimensions.items()
         }
         assert run["trainable_parameters"] < run["total_parameters"]
+        assert run["ticket_seconds"] == seconds_of(step)
     assert json.loads((step.folder / TICKET).read_text())["provenance"]["method"] == "salience"
 
 
@@ -96,6 +97,12 @@ def test_early_and_iterative_tickets(write: Any) -> None:
         assert len(pruned(run["ticket"])) == 5 and run["epochs"][-1]["updates"] == 6
         assert {name: run["config"][name] for name in by_method["full"]["config"]} == by_method["full"]["config"]
     assert by_method["early"]["config"]["found_after"] == 0.5
+    # what a ticket took: the fine-tuning that its scores are of, and the scoring; of both steps where there are two
+    scores_of = {step.needs[0][0]: step for step in lab.steps.values() if step.kind == "score"}
+    (whole,) = [step for step in scores_of if step.kind == "train"]
+    for name, runs in (("winning", [whole]), ("early", [half]), ("iterative", [first, second])):
+        assert by_method[name]["ticket_seconds"] == sum(seconds_of(run) + seconds_of(scores_of[run]) for run in runs)
+    assert by_method["full"]["ticket_seconds"] is None
     found = [result_from_json(run, "file") for run in results]
     for name in ("early", "iterative"):
         assert len(result_table(name, found).rows) == 2

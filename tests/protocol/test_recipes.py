@@ -240,6 +240,17 @@ def test_salience_is_searched_like_the_others_and_its_ticket_is_of_one_pass(writ
     assert {step["config"]["lr"] for step in under} == {1e-2, 2e-2}
 
 
+def test_a_run_knows_the_steps_that_found_its_ticket(write: Any) -> None:
+    dominant = {"top_k": [1], "methods": ["dominant", "salience", "random_dimensions", "bitfit", "full"]}
+    lab = planned(write(super_tickets={"levels": [0.34], "keep": ["winning", "random"]}, dominant=dominant))
+    found = {step["method"]: step.arguments["ticket_steps"].value for step in of_kind(lab, "train")}
+    kinds_of = {method: sorted(lab.steps[Path(f).name].kind for f in folders) for method, folders in found.items()}
+    assert kinds_of == {
+        "full": [], "bitfit": [], "random": [], "random_dimensions": [],  # of these nothing had to be found
+        "winning": ["score", "train"], "dominant": ["extract", "l1"], "salience": ["salience"],
+    }  # fmt: skip
+
+
 def test_salience_needs_no_l1_run_and_changes_no_other_key(write: Any) -> None:
     def keys(methods: list[str], **settings: Any) -> set[str]:
         section = {"top_k": [1], "methods": methods, **settings}

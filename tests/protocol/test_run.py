@@ -15,7 +15,7 @@ import pytest
 
 from fairseq_tickets.counts import DimensionCounts
 
-TIMES = ("wall_seconds", "peak_memory_bytes", "checksum")
+TIMES = ("wall_seconds", "ticket_seconds", "peak_memory_bytes", "checksum")
 
 
 def start(protocol: Path, output: Path, *options: str) -> subprocess.Popen[str]:
