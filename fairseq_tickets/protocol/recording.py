@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -14,8 +13,11 @@ METRIC_NAMES = ("loss", "accuracy", "f1", "mcc", "pearson", "spearman", "score",
 PARTS = ("", "_select", "_report")
 
 
-class Recorder(logging.Handler):
+class Recorder:
     """A context in which evaluations (by the task's hook `post_validate`) and logged updates are collected.
+
+    Meanwhile it stands in fairseq's progress bar for the logger, so that nothing is missed whatever levels, filters and
+    handlers the process has, and passes on what it is told.
 
     Args:
         best_metric: what the best epoch is chosen by.
@@ -29,7 +31,6 @@ class Recorder(logging.Handler):
     """
 
     def __init__(self, best_metric: str, splits: Sequence[str], tasks: Sequence[str] = ()) -> None:
-        super().__init__()
         self._several = bool(tasks)
         self._metrics = [prefix + name for prefix in ("", *(f"{task}_" for task in tasks)) for name in METRIC_NAMES]
         self.best_metric, self.splits = best_metric, splits
@@ -41,6 +42,8 @@ class Recorder(logging.Handler):
         self._updates = 0
 
     def __enter__(self) -> Recorder:
+        from fairseq.logging import progress_bar
+
         from fairseq_tickets.plugin.multitask.task import TicketMultitaskTask
         from fairseq_tickets.plugin.task import TicketSentencePredictionTask
 
@@ -52,20 +55,22 @@ class Recorder(logging.Handler):
             self._evaluated(model, stats)
 
         self._task.post_validate = post_validate
-        self._logger = logging.getLogger("fairseq.logging.progress_bar")
-        self._logger.addHandler(self)
+        self._bar = cast(Any, progress_bar)
+        self._logger, self._bar.logger = self._bar.logger, self
+        self.name = self._logger.name
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._task.post_validate = self._hook
-        self._logger.removeHandler(self)
+        self._task.post_validate, self._bar.logger = self._hook, self._logger
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Called by fairseq's progress bar, one JSON object a line, under the name of what it is about."""
-        if record.name not in ("train_inner", "train"):
+    def info(self, message: str) -> None:
+        """Called by fairseq's progress bar, one JSON object a line, under the `name` of what it is about."""
+        with self._bar.rename_logger(self._logger, self.name):
+            self._logger.info(message)
+        if self.name not in ("train_inner", "train"):
             return
-        values = json.loads(record.getMessage())
-        if record.name == "train_inner":
+        values = json.loads(message)
+        if self.name == "train_inner":
             point = {"update": int(values["num_updates"]), "train_loss": float(values["loss"])}
             if "accuracy" in values:
                 point["train_accuracy"] = float(values["accuracy"])

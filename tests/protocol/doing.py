@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from fairseq_tickets.protocol.experiment import Experiment
 from fairseq_tickets.protocol.lab import Lab
@@ -21,15 +19,9 @@ def done(path: Path) -> tuple[Lab, list[dict[str, Any]]]:
     """Do all steps that a protocol asks for at once; its lab, and the results in order of the recipes."""
     lab = Experiment(path, path.parent / "runs").known()
     assert all(branch.known for branch in lab.branches)
-    logger = logging.getLogger("fairseq.logging.progress_bar")  # results are made of what it logs
-    with (
-        mock.patch.object(logger, "level", logging.INFO),
-        mock.patch.object(logger, "disabled", False),  # as hydra leaves the loggers that it finds
-        mock.patch.object(logging.root.manager, "_disable", logging.NOTSET),
-    ):
-        for step in lab.steps.values():
-            with fresh_process():
-                do(step)
+    for step in lab.steps.values():
+        with fresh_process():
+            do(step)
     found = [step.folder / RESULT for step in lab.steps.values() if step.makes_result]
     return lab, [json.loads(file.read_text(encoding="utf-8")) for file in found]
 

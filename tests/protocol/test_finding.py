@@ -24,7 +24,6 @@ from .doing import done, seconds_of
 QUERY = "encoder.sentence_encoder.layers.0.self_attn.q_proj.weight"
 
 
-@pytest.mark.slow
 def test_salience_is_what_the_command_finds_on_what_training_sees(write: Any, inputs: Any) -> None:
     path = write(
         tasks={"RTE": {"data": str(inputs / "classes"), "subset": 10}},

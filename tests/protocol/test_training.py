@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
+from fairseq.logging import progress_bar
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.recording import Recorder
@@ -50,3 +53,21 @@ def test_of_equal_epochs_the_last_is_best_as_fairseq_saves_it() -> None:
     recorder = Recorder("score_select", ["valid"])
     recorder.epochs = [{"epoch": n, "valid": {"score_select": s}} for n, s in ((1, 0.5), (2, 0.6), (3, 0.6), (4, 0.1))]
     assert recorder.best_epoch()["epoch"] == 3
+
+
+@pytest.mark.parametrize("silenced", ["level", "disabled", "all"])
+def test_a_recording_misses_nothing_whatever_is_done_with_logs(silenced: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("fairseq.logging.progress_bar")
+    monkeypatch.setattr(logger, "_cache", {logging.INFO: False})  # as after a level that once was higher
+    if silenced == "disabled":
+        monkeypatch.setattr(logger, "disabled", True)
+    if silenced == "all":
+        monkeypatch.setattr(logging.root.manager, "_disable", logging.CRITICAL)
+    with Recorder("score", ["valid"]) as recorder:
+        bar = progress_bar.progress_bar([1, 2], log_format="json", log_interval=1, epoch=1)
+        next(iter(bar))
+        bar.log({"num_updates": 3, "loss": 0.5}, tag="train_inner", step=3)
+        bar.log({"num_updates": 3}, tag="valid", step=3)
+        assert progress_bar.logger.name == logger.name == "fairseq.logging.progress_bar"
+    assert recorder.curve == [{"update": 3, "train_loss": 0.5}]
+    assert progress_bar.logger is logger
