@@ -92,7 +92,7 @@ BENCH = ["peft>=0.14"]
 RAY = ["ray>=2.40"]
 SLURM = ["submitit>=1.5"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.4"]
-DEV = ["ruff>=0.6", "mypy>=1.8", "pre-commit>=3", "nox>=2024.10", "uv>=0.5", "types-PyYAML", "types-tqdm"]
+DEV = ["ruff>=0.6", "mypy>=1.8", "pre-commit>=3", "nox>=2024.10", "uv>=0.5"]
 DEV += ["playwright>=1.49"]  # drives the Chromium that is there; no browser comes with it
 
 setup(

@@ -24,6 +24,7 @@ ROWS = {
     "ticket_share": "Ticket-Share",
     "ticket_share+st": "Ticket-Share + ST",
     "dominant": "Dominant tickets",
+    "salience": "Salience tickets",
     "random_dimensions": "Random dimensions",
     "bitfit": "BitFit",
     "random_elements": "Random elements",

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fairseq_tickets.analysis.glue_tasks import KNOWN_METRICS
+from fairseq_tickets.analysis.glue_tasks import KNOWN_METRICS, is_number
 from fairseq_tickets.analysis.results import Result, select, super_tickets, tuned
 from fairseq_tickets.analysis.statistics import spread
 from fairseq_tickets.analysis.table_parts import weight_remaining
@@ -23,6 +23,14 @@ METHOD_NAMES = {
     "random_dimensions": "random dimensions",
     "bitfit": "BitFit (biases)",
     "random_elements": "random elements",
+    "salience": "salience",
+}
+FOUND = {  # methods whose tickets are not drawn
+    "winning": "super ticket",
+    "early": "early super ticket",
+    "iterative": "iterative super ticket",
+    "dominant": "dominant (L1 run)",
+    "salience": "salience (one pass)",
 }
 CURVES = {"train_loss": "training loss", "train_accuracy": "training accuracy"}
 VALIDATION = "validation score"
@@ -88,7 +96,8 @@ def cost_rows(results: Sequence[Result]) -> list[Row]:
     """Methods that train a part, against full fine-tuning: score, trained parameters, time and memory of a run.
 
     One row a task, method and k: mean, low, high, n of the score; `parameters` trained and their `share` in percent;
-    `seconds` and `megabytes`, means over runs that say; keys of the runs. Methods without a count are left out.
+    `seconds`, `megabytes` and `ticket_seconds`, means over runs that say; keys of the runs. Methods without a count are
+    left out.
     """
     groups: dict[tuple[str, str, int], list[Result]] = {}
     for run in tuned(select(results, method=set(METHOD_NAMES), train_fraction=1.0)):
@@ -112,11 +121,30 @@ def cost_rows(results: Sequence[Result]) -> list[Row]:
                 "high": found.mean + sd,
                 "n": found.n,
                 "seconds": _mean_of_known([run.wall_seconds for run in runs]),
+                "ticket_seconds": _mean_of_known([run.ticket_seconds for run in runs]),
                 "megabytes": _mean_of_known([b / 2**20 for b in (r.peak_memory_bytes for r in runs) if b is not None]),
                 "keys": [run.key for run in runs],
             }
         )
     return rows
+
+
+def finding_rows(results: Sequence[Result]) -> list[Row]:
+    """What finding a ticket took, a row a task and way: mean, least and most `seconds`, and n, the number of tickets.
+
+    These are seconds of training and scoring up to the ticket file, of the settings shown; searching for the settings,
+    and training other levels to choose a super ticket among them, are not in it. Runs that don't say are left out.
+    """
+    groups: dict[tuple[str, str], set[tuple[int, float]]] = {}
+    for run in tuned(select(results, method=set(FOUND), train_fraction=1.0, source_task=None)):
+        if run.ticket_seconds is not None:
+            groups.setdefault((run.task, _way(run)), set()).add((run.seed, run.ticket_seconds))
+    rows = []
+    for (task, method), tickets in groups.items():
+        seconds = [value for _, value in tickets]
+        facts = {"seconds": _mean(seconds), "least": min(seconds), "most": max(seconds), "n": len(seconds)}
+        rows.append({"task": task, "method": method, **facts})
+    return sorted(rows, key=lambda row: (row["task"], row["seconds"]))
 
 
 def curve_rows(results: Sequence[Result], task: str) -> list[Row]:
@@ -147,6 +175,16 @@ def single_score_of(run: Result, scores: dict[str, float]) -> float:
     from dataclasses import replace
 
     return single_score(replace(run, scores={"all": scores}))
+
+
+def _way(run: Result) -> str:
+    """How a run's ticket was found; what takes longer the later, or the more steps, is told apart."""
+    after, level = run.config.get("found_after"), run.level
+    if run.method == "early" and after is not None and is_number(after):
+        return f"{FOUND[run.method]}, after {100 * after:g} %"
+    if run.method == "iterative" and level is not None:
+        return f"{FOUND[run.method]}, {100 * level:g} % pruned"
+    return FOUND[run.method]
 
 
 def _metrics(run: Result) -> dict[str, float]:

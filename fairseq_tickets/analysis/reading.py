@@ -99,8 +99,9 @@ def result_text(result: Result) -> str:
     if result.ticket is not None:
         parts.append(ticket_text(ticket_from_json(result.ticket, result.path)))
     more: dict[str, Any] = {"config": dict(result.config), "versions": dict(result.versions), "key": result.key}
-    if result.wall_seconds is not None:
-        more["wall_seconds"] = result.wall_seconds
+    for name in ("wall_seconds", "ticket_seconds"):
+        if vars(result)[name] is not None:
+            more[name] = vars(result)[name]
     return "\n".join([*parts, "", provenance_text(more)])
 
 

@@ -19,16 +19,17 @@ DESCRIPTION = """Write one self-contained page: phase transitions, ticket explor
   fairseq-tickets report runs/demo --output report.html
   fairseq-tickets report runs/results --tickets tickets/*.json --scores RTE=rte.npz --counts counts/* --output r.html
 
-Inputs are result files (.json, .jsonl), tickets, scores and counts, or folders that are searched for them. The page
-needs no network and no server. A file that is damaged or of another kind is named and left out, and the exit code is
-then 1; it is 2 when nothing was written. Needs the extra: pip install 'fairseq_tickets[report]'"""
+Inputs are result files (.json, .jsonl), tickets, scores, counts and saliences, or folders that are searched for them.
+The page needs no network and no server. A file that is damaged or of another kind is named and left out, and the exit
+code is then 1; it is 2 when nothing was written. Needs the extra: pip install 'fairseq_tickets[report]'"""
 SOME_LEFT_OUT = 1
+KINDS = ("tickets", "counts", "scores", "saliences")  # options that name files of one kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to show, and where to."""
     parser.add_argument("inputs", nargs="*", metavar="FILE", help="result files and others, or folders of them")
-    for option in ("tickets", "counts", "scores"):
+    for option in KINDS:
         parser.add_argument(
             f"--{option}", nargs="+", default=[], metavar="FILE", help=f"{option} files; NAME=FILE names one"
         )
@@ -38,24 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, write the page, and say what was left out."""
-    if not (args.inputs or args.tickets or args.counts or args.scores):
-        raise UserError("nothing to report on: name result files, or --tickets, --counts or --scores")
-    warnings = write_report(args.inputs, args.output, args.title, args.tickets, args.scores, args.counts)
+    named = {kind: getattr(args, kind) for kind in KINDS}
+    if not (args.inputs or any(named.values())):
+        options = ", ".join(f"--{kind}" for kind in KINDS)
+        raise UserError(f"nothing to report on: name result files, or one of {options}")
+    warnings = write_report(args.inputs, args.output, args.title, **named)
     for warning in warnings:
         print(f"fairseq-tickets: left out: {warning}", file=sys.stderr)
     print(f"report: {args.output}")
     return SOME_LEFT_OUT if warnings else 0
 
 
-def write_report(
-    inputs: Sequence[str],
-    output: str,
-    title: str,
-    tickets: Sequence[str] = (),
-    scores: Sequence[str] = (),
-    counts: Sequence[str] = (),
-) -> list[str]:
+def write_report(inputs: Sequence[str], output: str, title: str, **named: Sequence[str]) -> list[str]:
     """Write the page; returns a line for each file that was left out.
+
+    Args:
+        named: files of one kind each: see `gather.gather`.
 
     Raises:
         UserError: nothing to show, the extra is missing, or the page can't be written.
@@ -65,7 +64,7 @@ def write_report(
     from fairseq_tickets.analysis.report.page import write_page
 
     charts.library()
-    found = gather(inputs, tickets, scores, counts)
+    found = gather(inputs, **named)
     write_page(output, found, orders_of(found), title)
     return found.warnings
 

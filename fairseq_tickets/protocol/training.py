@@ -212,7 +212,8 @@ def make_ticket(folder: Path, run: Mapping[str, Any]) -> Any:
 def seconds_of(folders: Sequence[str]) -> float | None:
     """How long steps took together; None for none, and where one doesn't say."""
     told = [(done_facts(Path(folder)) or {}).get("seconds") for folder in folders]
-    return round(math.fsum(told), 3) if told and None not in told else None
+    known = [seconds for seconds in told if seconds is not None]
+    return round(math.fsum(known), 3) if known and len(known) == len(told) else None
 
 
 def ticket_name(task: str) -> str:

@@ -171,6 +171,29 @@ def test_follow_a_dimension(page, folder):
     assert "of 2" in box.locator(".detail td").nth(2).text_content()
 
 
+def test_saliences_are_read_like_counts(page):
+    box = page.locator('[data-explorer="dominants"]')
+    box.locator("[data-ticket]").select_option(label="salience of RTE seed 1: gradient")
+    assert "more salient its first dimension" in box.locator(".counts").text_content()
+    box.locator(".plot").focus()
+    page.keyboard.press("ArrowDown")
+    assert box.locator(".detail th").nth(1).text_content() == "salience"
+    told = [box.locator(".detail td:nth-child(2)").nth(place).text_content() for place in (0, 1)]
+    assert told == ["0.00003; the matrix's largest is 0.00003", "0.00002; the matrix's largest is 0.00003"]
+    assert "of 2" in box.locator(".detail td").nth(2).text_content()  # tickets that have it, counts aside
+
+
+def test_the_time_to_find_a_ticket_is_told(page):
+    figure = page.locator("#costs figure", has_text="RTE: time to find a ticket")
+    figure.scroll_into_view_if_needed()
+    name = figure.get_attribute("data-chart")
+    page.wait_for_selector(f'[data-chart="{name}"][data-ready] .plot svg')
+    assert figure.locator(".plot").text_content().count("salience (one pass)") >= 1
+    figure.focus()
+    page.keyboard.press("ArrowRight")
+    assert "seconds, mean: 31" in figure.locator(".live").text_content()
+
+
 @pytest.mark.parametrize("name", ["levels", "S1", "D2"])
 def test_csv_is_that_of_the_table_command(page, folder, name, capsys):
     options = ["--experiment", "small", "--model", "minilm", "--format", "csv"]

@@ -8,15 +8,17 @@ import re
 
 import pytest
 
-from fairseq_tickets.analysis.phases import SCORE, cost_rows, curve_rows, phase_rows
+from fairseq_tickets.analysis.phases import SCORE, cost_rows, curve_rows, finding_rows, phase_rows
 from fairseq_tickets.analysis.report import charts
+from fairseq_tickets.analysis.report.explorers import dominant_entries
 from fairseq_tickets.analysis.report.gather import gather
 from fairseq_tickets.analysis.report.page import embedded_json
 from fairseq_tickets.analysis.results import load_results
 from fairseq_tickets.cli import main
 from fairseq_tickets.errors import UserError
-from tests.analysis.samples import result, single_task_runs, write
-from tests.report.material import HOSTILE, inputs
+from fairseq_tickets.parameters import MATRICES
+from tests.analysis.samples import SMALL, result, single_task_runs, skeleton_ticket, write
+from tests.report.material import HOSTILE, inputs, salience_of
 
 
 def runs(tmp_path, *contents):
@@ -56,6 +58,58 @@ def test_cost_rows_by_hand(tmp_path):
     assert row["mean"] == pytest.approx(60) and row["high"] == pytest.approx(60 + 10 * 2**0.5)
 
 
+def test_finding_rows_by_hand(tmp_path):
+    def run(method, seed, seconds, **more):
+        more = {"trainable_parameters": 10, "total_parameters": 1000, **more}
+        return result(method=method, seed=seed, ticket_seconds=seconds, **more)
+
+    early = {"level": 0.2, "config": {"lr": 5e-5, "batch_size": 16, "found_after": 0.1}}
+    found = runs(
+        tmp_path,
+        *(
+            run("dominant", seed, t, top_k=k) for seed, t in ((1, 100.0), (2, 140.0)) for k in (1, 3)
+        ),  # one ticket for both
+        run("salience", 1, 30.0, top_k=1),
+        run("winning", 1, None, level=0.1),  # doesn't say
+        run("early", 1, 12.0, **early),
+        run("bitfit", 1, None),
+    )
+    rows = {row["method"]: row for row in finding_rows(found)}
+    assert list(rows) == ["early super ticket, after 10 %", "salience (one pass)", "dominant (L1 run)"]  # by time
+    dominant = rows["dominant (L1 run)"]
+    assert (dominant["seconds"], dominant["least"], dominant["most"], dominant["n"]) == (120.0, 100.0, 140.0, 2)
+    costs = {row["method"]: row["ticket_seconds"] for row in cost_rows(found)}
+    assert costs == {
+        "dominant, k = 1": 120.0,
+        "dominant, k = 3": 120.0,
+        "salience, k = 1": 30.0,
+        "BitFit (biases)": None,
+    }
+
+
+def test_saliences_are_entries_of_the_explorer(tmp_path):
+    found = gather([str(inputs(tmp_path))])
+    entries, notes = dominant_entries(found)
+    (own,) = [entry for entry in entries if entry["kind"] == "salience"]
+    ticket = skeleton_ticket(SMALL, 1)
+    assert own["name"] == "salience of RTE seed 1: gradient" and notes == []
+    assert own["size"] == [SMALL.layers, SMALL.embed_dim, SMALL.ffn_dim]
+    for matrix in MATRICES:
+        assert own["most"][matrix] == 3e-5 and own["bias"][matrix] == SMALL.in_features(matrix)
+        for layer, dims in enumerate(ticket.dimensions[matrix]):
+            assert own["dimensions"][matrix][layer][:3] == dims
+            assert own["values"][matrix][layer][:3] == [3e-5, 2e-5, 1e-5]
+
+
+def test_a_page_of_one_salience_file_shows_it(tmp_path):
+    salience_of(skeleton_ticket(SMALL, 1), metric="fisher").save(tmp_path / "s.npz")
+    output = tmp_path / "r.html"
+    for named in ([str(tmp_path / "s.npz")], ["--saliences", f"mine={tmp_path / 's.npz'}"]):
+        assert main(["report", *named, "--output", str(output)]) == 0
+        name = "mine" if named[0] == "--saliences" else "s"
+        assert f'<option value="0">salience of {name}: fisher</option>' in output.read_text()
+
+
 def test_learning_curves_thin_long_runs(tmp_path):
     curve = [{"update": u, "train_loss": 1.0} for u in range(5000)]
     rows = curve_rows(runs(tmp_path, result(curve=curve)), "RTE")
@@ -68,6 +122,7 @@ def test_figures_are_objects(tmp_path):
         charts.phase_transition(found.results, "RTE", against="level"),
         charts.score_against_parameters(found.results, "RTE"),
         charts.run_costs(found.results, "RTE"),
+        charts.finding_costs(found.results, "RTE"),
         charts.learning_curves(found.results, "RTE"),
         charts.skeleton({n: t for n, t in found.tickets.items() if "dominant" in t.describe()}),
     ]
@@ -79,6 +134,7 @@ def test_figures_are_objects(tmp_path):
     ("draw", "message"),
     [
         (lambda r: charts.phase_transition(r, "CoLA"), "no winning, random or losing runs of CoLA"),
+        (lambda r: charts.finding_costs(r, "CoLA"), "no runs of CoLA that say how long finding their tickets took"),
         (lambda r: charts.phase_transition(r, "RTE", against="time"), "against is 'time'"),
         (
             lambda r: charts.learning_curves(r, "CoLA", "validation score"),

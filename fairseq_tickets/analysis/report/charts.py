@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq_tickets.analysis.figure_style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from fairseq_tickets.analysis.overlap_tables import MEANING, Similarity
-from fairseq_tickets.analysis.phases import KINDS, SCORE, VALIDATION, cost_rows, curve_rows, phase_rows
+from fairseq_tickets.analysis.phases import KINDS, SCORE, VALIDATION, cost_rows, curve_rows, finding_rows, phase_rows
 from fairseq_tickets.analysis.results import Result
 from fairseq_tickets.analysis.shares import Shares
 from fairseq_tickets.errors import UserError
@@ -162,6 +162,7 @@ def score_against_parameters(results: Sequence[Result], task: str) -> alt.LayerC
         alt.Tooltip("parameters:Q", title="trained parameters", format=",.0f"),
         alt.Tooltip("share:Q", title="% of all", format=".3g"),
         alt.Tooltip("seconds:Q", title="seconds a run", format=".0f"),
+        alt.Tooltip("ticket_seconds:Q", title="seconds to find its ticket", format=".1f"),
     ]
     bars = base.mark_rule(strokeWidth=2).encode(
         x=x, y=alt.Y("low:Q", scale=alt.Scale(zero=False)), y2="high:Q", color=colour
@@ -195,6 +196,33 @@ def run_costs(results: Sequence[Result], task: str) -> alt.Chart:
         )
         .properties(width="container", height=26 * len(rows))
     )
+
+
+def finding_costs(results: Sequence[Result], task: str) -> alt.LayerChart:
+    """Mean seconds that finding a ticket took, by way to find it, with the least and the most of a seed.
+
+    Raises:
+        UserError: no run says, or Altair is missing.
+    """
+    alt = library()
+    rows = [row for row in finding_rows(results) if row["task"] == task]
+    if not rows:
+        raise UserError(f"no runs of {task} that say how long finding their tickets took")
+    told = [
+        alt.Tooltip("method:N"),
+        *(alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in SECONDS.items()),
+        alt.Tooltip("n:Q", title="tickets"),
+    ]
+    base = alt.Chart(alt.InlineData(rows))
+    y = alt.Y("method:N", title=None, sort=[row["method"] for row in rows], axis=alt.Axis(labelLimit=240))
+    x = alt.X("seconds:Q", title="Seconds to find a ticket (mean; least to most)")
+    bars = base.mark_bar(color=SKY).encode(y=y, x=x, tooltip=told)
+    spans = base.mark_rule(strokeWidth=2, color=VERMILION, aria=False).encode(y=y, x="least:Q", x2="most:Q")
+    text = f"{task}: mean seconds that finding a ticket took, by way to find it"
+    return alt.layer(bars, spans, description=text).properties(width="container", height=26 * len(rows))
+
+
+SECONDS = {"seconds": "seconds, mean", "least": "least", "most": "most"}
 
 
 def learning_curves(results: Sequence[Result], task: str, quantity: str = "training loss") -> alt.Chart:

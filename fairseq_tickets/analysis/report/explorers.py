@@ -13,6 +13,7 @@ from fairseq_tickets.analysis.results import Result
 from fairseq_tickets.analysis.shares import Shares, task_shares, unit_norm
 from fairseq_tickets.counts import DimensionCounts
 from fairseq_tickets.parameters import MATRICES, PAPER_NAMES
+from fairseq_tickets.saliences import DimensionSalience
 from fairseq_tickets.scores import ImportanceScores
 from fairseq_tickets.tickets import DominantTicket, SuperTicket, ticket_from_json
 
@@ -52,10 +53,15 @@ def super_series(found: Material, orders: Mapping[str, Order]) -> tuple[list[dic
 
 
 def dominant_entries(found: Material) -> tuple[list[dict[str, Any]], list[str]]:
-    """Entries of the dominant-ticket explorer, and notes: dimensions and counts by matrix and layer."""
+    """Entries of the dominant-ticket explorer, and notes: dimensions and their values by matrix and layer.
+
+    Each has a name, its `kind` ("ticket", "counts", "salience"), model size, `dimensions` and `values` (None = not
+    recorded), the index of each matrix's `bias`, and `most`, what a matrix's values are shown as a part of.
+    """
     entries = [_dominant(name, ticket) for name, ticket in dominant_tickets_of(found).items()]
     entries += [_counted(f"counts of {name}", counts) for name, counts in found.counts.items()]
-    return _first(entries, "dominant tickets and counts")
+    entries += [_salient(name, salience) for name, salience in found.saliences.items()]
+    return _first(entries, "dominant tickets, counts and saliences")
 
 
 def matrices() -> list[dict[str, str]]:
@@ -143,31 +149,51 @@ def _size(ticket: SuperTicket) -> list[int]:
 def _dominant(name: str, ticket: DominantTicket) -> dict[str, Any]:
     return {
         "name": name,
+        "kind": "ticket",
         "size": [ticket.shape.layers, ticket.shape.embed_dim, ticket.shape.ffn_dim],
         "dimensions": ticket.dimensions,
-        "counts": ticket.counts,
+        "values": ticket.counts,
         "bias": {m: ticket.shape.in_features(m) for m in MATRICES},
-        "out": {m: ticket.shape.out_features(m) for m in MATRICES},
+        "most": {m: ticket.shape.out_features(m) for m in MATRICES},
     }
 
 
 def _counted(name: str, counts: DimensionCounts) -> dict[str, Any]:
-    dims: dict[str, list[list[int]]] = {}
-    numbers: dict[str, list[list[int]]] = {}
-    for matrix in MATRICES:
-        table = counts.counts[matrix]
-        order = np.argsort(-table, axis=1, kind="stable")[:, :_WIDE]
-        dims[matrix] = [[int(j) for j in row if values[j] > 0] for row, values in zip(order, table)]
-        numbers[matrix] = [[int(values[j]) for j in row] for row, values in zip(dims[matrix], table)]
-    bias = {m: int(counts.counts[m].shape[1]) - 1 for m in MATRICES}
     return {
         "name": name,
-        "size": [len(counts.counts["q_proj"]), bias["q_proj"], bias["fc2"]],
-        "dimensions": dims,
-        "counts": numbers,
-        "bias": bias,
-        "out": {m: counts.out_features(m) for m in MATRICES},
+        "kind": "counts",
+        **_largest(counts.counts),
+        "most": {m: counts.out_features(m) for m in MATRICES},
     }
+
+
+def _salient(name: str, salience: DimensionSalience) -> dict[str, Any]:
+    metric = salience.provenance.get("metric")
+    return {
+        "name": f"salience of {name}" + (f": {metric}" if metric else ""),
+        "kind": "salience",
+        **_largest(salience.scores),
+        "most": {m: _short(salience.scores[m].max()) for m in MATRICES},
+    }
+
+
+def _largest(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Size, and the largest dimensions above 0 of every matrix and layer with their values."""
+    dims: dict[str, list[list[int]]] = {}
+    values: dict[str, list[list[float]]] = {}
+    for matrix in MATRICES:
+        table = tables[matrix]
+        order = np.argsort(-table, axis=1, kind="stable")[:, :_WIDE]
+        dims[matrix] = [[int(j) for j in row if own[j] > 0] for row, own in zip(order, table)]
+        values[matrix] = [[_short(own[j]) for j in row] for row, own in zip(dims[matrix], table)]
+    bias = {m: int(tables[m].shape[1]) - 1 for m in MATRICES}
+    size = [len(tables["q_proj"]), bias["q_proj"], bias["fc2"]]
+    return {"size": size, "dimensions": dims, "values": values, "bias": bias}
+
+
+def _short(value: Any) -> float:
+    """Counts as they are, other numbers to four digits."""
+    return int(value) if isinstance(value, np.integer) else float(f"{value:.4g}")
 
 
 def _first(entries: list[dict[str, Any]], what: str) -> tuple[list[dict[str, Any]], list[str]]:

@@ -1,4 +1,4 @@
-"""What a report is made from: results, tickets, scores and counts, found in files and folders.
+"""What a report is made from: results, tickets, scores, counts and saliences, found in files and folders.
 
 A file that is damaged, or named outright and of another kind, is left out and said so: a report of the other
 999 runs is worth having. In folders, whole files of other kinds (configs, descriptions of tasks) are passed over.
@@ -56,18 +56,23 @@ class Material:
 
 
 def gather(
-    inputs: Sequence[str], tickets: Sequence[str] = (), scores: Sequence[str] = (), counts: Sequence[str] = ()
+    inputs: Sequence[str],
+    tickets: Sequence[str] = (),
+    scores: Sequence[str] = (),
+    counts: Sequence[str] = (),
+    saliences: Sequence[str] = (),
 ) -> Material:
     """Read everything.
 
     Args:
         inputs: files of any kind, or folders that are searched.
-        tickets, scores, counts: FILE or NAME=FILE of that kind.
+        tickets, scores, counts, saliences: FILE or NAME=FILE of that kind.
 
     Raises:
         UserError: a path that does not exist, or nothing to show.
     """
-    for argument in (*inputs, *tickets, *scores, *counts):
+    named = [*tickets, *scores, *counts, *saliences]
+    for argument in (*inputs, *named):
         if not Path(split_name(argument)[1]).exists():
             raise UserError(f"no such file or folder: {argument}")
     found = Material()
@@ -83,6 +88,7 @@ def gather(
         (tickets, load_ticket, "tickets"),
         (scores, ImportanceScores.load, "scores"),
         (counts, DimensionCounts.load, "counts"),
+        (saliences, DimensionSalience.load, "saliences"),
     ):
         for argument in arguments:
             name, file = split_name(argument)
@@ -90,7 +96,7 @@ def gather(
     found.results = runs.results
     if not (found.results or found.tickets or found.scores or found.counts or found.saliences):
         reasons = f" ({found.warnings[0]})" if found.warnings else ""
-        raise UserError(f"nothing to show in {', '.join([*inputs, *tickets, *scores, *counts])}{reasons}")
+        raise UserError(f"nothing to show in {', '.join([*inputs, *named])}{reasons}")
     return found
 
 

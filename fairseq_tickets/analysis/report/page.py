@@ -222,6 +222,10 @@ def _group(name: tuple[str, str], runs: Sequence[Result], figures: _Figures) -> 
             ),
             figures.add(f"{task}: time of a run", lambda task=task: charts.run_costs(runs, task)),
         ]
+    costs += [
+        figures.add(f"{task}: time to find a ticket", lambda task=task: charts.finding_costs(runs, task))
+        for task in sorted({row["task"] for row in phases.finding_rows(runs)})
+    ]
     tables = []
     command = f"--experiment {experiment} --model {model}"
     for table in RESULT_TABLES:
@@ -351,14 +355,15 @@ def _run_row(run: Result) -> list[str]:
         "" if kept is None else f"{100 * kept:.1f}",
         "" if share is None else str(share[0]),
         "" if run.wall_seconds is None else f"{run.wall_seconds:.0f}",
+        "" if run.ticket_seconds is None else f"{run.ticket_seconds:.1f}",
         run.key,
         run.path,
     ]
 
 
 RUN_COLUMNS = (
-    "experiment model task method level% k ticket_of data% seed score weight% trained seconds key file".split()
-)
+    "experiment model task method level% k ticket_of data% seed score weight% trained seconds ticket_seconds key file"
+).split()
 
 
 def _digest(script: str) -> str:

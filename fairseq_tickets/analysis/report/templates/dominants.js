@@ -1,6 +1,18 @@
 // Dominant tickets: matrices by layer; details of a cell, who else has its dimensions, one dimension followed through all layers.
 const dominantBox = document.querySelector('[data-explorer="dominants"]');
 
+const OUT_WEIGHTED = {
+  name: "out-weighted parameters", said: (value, most) => `${value} of ${most}`,
+  told: "The stronger a cell's colour, the larger the part of its first dimension that is out-weighted.",
+};
+const VALUES = {
+  ticket: OUT_WEIGHTED, counts: OUT_WEIGHTED,
+  salience: {
+    name: "salience", said: (value, most) => `${value}; the matrix's largest is ${most}`,
+    told: "The stronger a cell's colour, the more salient its first dimension, as a part of the largest in its matrix over all layers.",
+  },
+};
+
 function dominantState() {
   const text = dominantBox.querySelector("[data-dimension]").value.trim();
   return {
@@ -34,14 +46,14 @@ function drawDominants() {
       const dims = entry.dimensions[m.id][layer], names = dims.map(i => dimensionName(entry, m, i));
       const hit = state.followed !== null && dims.some(i => isFollowed(entry, m, i, state));
       if (hit) found.push([layer, m.name]);
-      const count = entry.counts && dims.length ? entry.counts[m.id][layer][0] / entry.out[m.id] : 0;
-      const fill = hit ? colour("b") : entry.counts && dims.length ? blend(count) : dims.length ? colour("card") : colour("gone");
+      const part = entry.values && dims.length ? entry.values[m.id][layer][0] / entry.most[m.id] : 0;
+      const fill = hit ? colour("b") : entry.values && dims.length ? blend(part) : dims.length ? colour("card") : colour("gone");
       const group = svg("g", {role: "img", "data-layer": layer, "data-column": column, "data-hit": hit,
         "aria-label": `layer ${layer}, ${m.name}: ${names.join(", ") || "none"}`});
       group.append(svg("rect", {x: left + column * cell + 1, y: y + 1, width: cell - 2, height: row - 2, rx: 4, fill, stroke: colour("line")}));
       const text = names.length ? names.slice(0, 4).join(" ") + (names.length > 4 ? " …" : "") : "–";
       const dark = document.documentElement.dataset.theme === "dark";
-      const onColour = hit ? "#1b1f24" : entry.counts && count > .25 ? (dark ? "#0b0f14" : "#fff") : names.length ? ink : colour("soft");
+      const onColour = hit ? "#1b1f24" : entry.values && part > .25 ? (dark ? "#0b0f14" : "#fff") : names.length ? ink : colour("soft");
       group.append(svg("text", {x: left + (column + .5) * cell, y: y + 17, fill: onColour, "text-anchor": "middle", "font-weight": hit ? 700 : 400}, text));
       drawing.append(group);
     });
@@ -49,7 +61,7 @@ function drawDominants() {
   dominantBox.querySelector(".plot").replaceChildren(drawing);
   const told = dominantBox.querySelector(".counts");
   if (state.followed === null) {
-    told.textContent = entry.counts ? "The stronger a cell's colour, the larger the part of its first dimension that is out-weighted." : "";
+    told.textContent = entry.values ? VALUES[entry.kind].told : "";
     return;
   }
   const inLayers = new Set(found.map(([layer]) => layer));
@@ -59,7 +71,7 @@ function drawDominants() {
 
 function showCell(layer, column) {
   const {entry} = dominantState(), m = DATA.matrices[column], dims = entry.dimensions[m.id][layer];
-  const alike = DATA.dominants.filter(other => String(other.size) === String(entry.size) && !other.name.startsWith("counts of "));
+  const alike = DATA.dominants.filter(other => String(other.size) === String(entry.size) && other.kind === "ticket");
   const box = dominantBox.querySelector(".detail");
   dominantBox.at = [layer, column];
   for (const group of dominantBox.querySelectorAll(".plot g")) {
@@ -70,7 +82,7 @@ function showCell(layer, column) {
   const table = element("table");
   table.append(element("caption", {}, `Layer ${layer}, ${m.name} (${m.space})`));
   const head = element("tr");
-  for (const name of ["dimension", "out-weighted parameters", "in the tickets of"]) head.append(element("th", {scope: "col"}, name));
+  for (const name of ["dimension", VALUES[entry.kind].name, "in the tickets of"]) head.append(element("th", {scope: "col"}, name));
   table.append(head);
   dims.forEach((index, place) => {
     const row = element("tr"), button = element("button", {type: "button"}, dimensionName(entry, m, index));
@@ -78,7 +90,7 @@ function showCell(layer, column) {
     const first = element("td");
     first.append(button);
     const owners = alike.filter(other => other.dimensions[m.id][layer].includes(index)).map(other => other.name);
-    row.append(first, element("td", {}, entry.counts ? `${entry.counts[m.id][layer][place]} of ${entry.out[m.id]}` : "not recorded"),
+    row.append(first, element("td", {}, entry.values ? VALUES[entry.kind].said(entry.values[m.id][layer][place], entry.most[m.id]) : "not recorded"),
       element("td", {title: owners.join(", ")}, `${owners.length} of ${alike.length}: ${owners.join(", ")}`));
     table.append(row);
   });
