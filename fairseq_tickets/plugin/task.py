@@ -9,7 +9,6 @@ metrics are logged for the whole split (`accuracy`), for that part (`accuracy_se
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional
 
@@ -20,7 +19,7 @@ from fairseq.data import SortDataset
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
-from omegaconf import II, open_dict
+from omegaconf import open_dict
 from torch import Tensor, nn
 
 from fairseq_tickets.data.prepared import TASK_FILE, check_files, read_task
@@ -42,6 +41,7 @@ from fairseq_tickets.plugin.multitask.state import AUTO
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.origin import check_origin
 from fairseq_tickets.plugin.run_record import check_same_run, run_record
+from fairseq_tickets.plugin.sentence_tasks import SentenceTask, SentenceTaskConfig
 from fairseq_tickets.plugin.splits import check_split
 from fairseq_tickets.plugin.start import Start, complete_inputs, complete_model, opened, section_of, start_of
 from fairseq_tickets.plugin.trainable import moves_in_parts, note_parts, random_element_parts, unwrapped
@@ -55,20 +55,9 @@ COLUMNS, OPTIMIZER = "columns", "optimizer"
 
 
 @dataclass
-class TicketSentencePredictionConfig(SentencePredictionConfig):
+class TicketSentencePredictionConfig(SentenceTaskConfig, SentencePredictionConfig):
     """fairseq's options with defaults for RoBERTa, and ours."""
 
-    init_token: Optional[int] = field(default=0, metadata={"help": "token put before each example; 0 is <s>"})
-    separator_token: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "token put before the second sentence: 2 (</s>) for RoBERTa, none for BERT; default: what the "
-            "checkpoint to start from was trained or imported with, else none; -1 = none"
-        },
-    )
-    shorten_method: ChoiceEnum(["none", "truncate", "random_crop"]) = field(  # type: ignore[valid-type]
-        default="truncate", metadata={"help": "what to do with examples longer than --max-positions"}
-    )
     ticket: Optional[str] = field(default=None, metadata={"help": "ticket file to train under"})
     ticket_form: TicketForm = field(  # type: ignore[valid-type]
         default="compact",
@@ -79,13 +68,6 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
         metadata={
             "help": "dominant ticket: 'columns' splits the linear layers of ticket_roberta, 'optimizer' leaves the "
             "model as it is (always so for other archs) and needs --optimizer ticket"
-        },
-    )
-    precision: str = field(
-        default=mixed_precision.AUTO,
-        metadata={
-            "help": "what the model runs in: 'float32', 'bf16' or (GPUs) 'float16'; losses, optimizer state and saved "
-            "weights stay float32. 'auto' = float32, or with --amp bf16 on a CPU and float16 on a GPU"
         },
     )
     frozen_precision: str = field(
@@ -117,20 +99,9 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
             "beside each; they need the checkpoint of --finetune-from-model to be loaded"
         },
     )
-    select_fraction: float = field(
-        default=0.1, metadata={"help": "part of the validation split for selection (metrics *_select); 0 = none"}
-    )
-    length_bucket: int = field(
-        default=0,
-        metadata={
-            "help": "batch training examples whose lengths differ by less than this many tokens: less padding; 0 = off"
-        },
-    )
-    select_seed: int = field(default=1, metadata={"help": "seed of the selection part; not the training seed"})
     train_examples: Optional[int] = field(
         default=None, metadata={"help": "train on so many random examples; subsets of one seed are nested"}
     )
-    train_examples_seed: int = field(default=1, metadata={"help": "seed of the subset; not the training seed"})
     valid_examples: Optional[int] = field(
         default=None,
         metadata={"help": "evaluate on so many random examples of `valid`, fixed by --select-seed; for quick looks"},
@@ -145,15 +116,10 @@ class TicketSentencePredictionConfig(SentencePredictionConfig):
     metric: Optional[str] = field(
         default=None, metadata={"help": f"comma-separated metrics of the task, from {', '.join(METRICS)}"}
     )
-    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
-    amp: bool = II("common.amp")
-    fp16: bool = II("common.fp16")
-    bf16: bool = II("common.bf16")
-    cpu: bool = II("common.cpu")
 
 
 @register_task("ticket_sentence_prediction", dataclass=TicketSentencePredictionConfig)
-class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc]
+class TicketSentencePredictionTask(SentenceTask, SentencePredictionTask):  # type: ignore[misc]
     """One sentence or sentence-pair task, under at most one ticket.
 
     Attributes:
@@ -175,7 +141,6 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         self.selects = cfg.select_fraction > 0
         self.label_names = [] if self.regression else labels.names_of(label_dictionary)
         self.positive = labels.positive_class(self.label_names)
-        self._positions: Optional[int] = None
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "TicketSentencePredictionTask":
@@ -255,20 +220,9 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
         """The binarised data."""
         return str(self.cfg.data)
 
-    def max_positions(self) -> int:
-        """Longest example: what the options allow and, once there is a model, what it has positions for."""
-        return min(int(self.cfg.max_positions), self._positions or int(self.cfg.max_positions))
-
-    def filter_indices_by_size(self, indices: Any, dataset: Any, *args: Any, **options: Any) -> Any:
-        """As fairseq's; examples that a validation can't take, under --shorten-method none, are a UserError."""
-        try:
-            return super().filter_indices_by_size(indices, dataset, *args, **options)
-        except Exception as error:
-            if "--skip-invalid-size-inputs-valid-test" not in str(error):  # fairseq's has no class of its own
-                raise
-            raise UserError(
-                f"{self.cfg.data}: {error}; or leave --shorten-method {self.cfg.shorten_method} out, and it is cut"
-            ) from error
+    def parts_of_split(self, indices: Any, dataset: Any) -> Mapping[str, Any]:
+        """All examples are of one folder."""
+        return {self.data_folder: np.ones(len(indices), dtype=bool)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called by fairseq with a checkpoint's task state, to evaluate it.
@@ -336,15 +290,6 @@ class TicketSentencePredictionTask(SentencePredictionTask):  # type: ignore[misc
             base = (section_of(self.cfg, "checkpoint") or {}).get("finetune_from_model")
             self.state.merge_state_dict(delta_state(model, self.cfg.ticket, base))
         return parts
-
-    @cached_property
-    def precision(self) -> str:
-        """What the model runs in: "float32", "bf16" or "float16".
-
-        Raises:
-            UserError: the options ask for what can't be; see `mixed_precision.chosen_precision`.
-        """
-        return mixed_precision.chosen_precision(self.cfg)
 
     def post_validate(self, model: nn.Module, stats: Mapping[str, Any], agg: Any) -> None:
         """Called by fairseq-train after each evaluation of a split."""

@@ -452,6 +452,26 @@ ROWS = (
         (*FOLDER[:-2], "--regression-target", "--best-checkpoint-metric", "pearson"),
         code=0,
     ),
+    # lengths
+    Case(
+        "all training examples too long",
+        nothing,
+        (*TRAIN, "--shorten-method", "none", "--max-positions", "3"),
+        r"data: all 24 examples of a split are longer than 3 tokens, the least of --max-positions, --max-tokens and "
+        "the model's positions; leave --shorten-method none out, and they are cut",
+    ),
+    Case(
+        "all too long for --max-tokens",
+        nothing,
+        (*TRAIN, "--max-tokens", "4"),
+        "all 24 examples .* longer than 4 tokens",
+    ),
+    Case(
+        "a validation example too long",
+        nothing,
+        (*TRAIN, "--shorten-method", "none", "--max-positions", "7"),
+        "data: Size of sample #.* is invalid .* since max_positions=7.*; leave --shorten-method none out",
+    ),
     # metrics
     Case(
         "pearson on classes", nothing, (*TRAIN, "--metric", "pearson"), "--metric pearson doesn't fit a classification"

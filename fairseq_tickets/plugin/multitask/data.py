@@ -72,7 +72,11 @@ class MultitaskDataset(FairseqDataset):  # type: ignore[misc]
 
     def task_of(self, index: int) -> int:
         """Which task an example belongs to: its place in `names`."""
-        return int(np.searchsorted(self.starts, index, side="right")) - 1
+        return int(self.tasks_of(index))
+
+    def tasks_of(self, indices: Any) -> Indices:
+        """`task_of` for each of several examples."""
+        return np.asarray(np.searchsorted(self.starts, indices, side="right") - 1)
 
     def __getitem__(self, index: int) -> Any:
         place = self.task_of(index)
@@ -121,7 +125,7 @@ class MultitaskDataset(FairseqDataset):  # type: ignore[misc]
 
     def batch_by_size(self, indices: Indices, *args: Any, **options: Any) -> list[Any]:
         """fairseq's own rule for each task, so that no batch mixes tasks."""
-        places = np.searchsorted(self.starts, indices, side="right") - 1
+        places = self.tasks_of(indices)
         batches: list[Any] = []
         for place in range(len(self.names)):
             own = indices[places == place]

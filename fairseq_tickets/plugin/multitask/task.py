@@ -14,14 +14,13 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
 from fairseq import models
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import FairseqTask, register_task
-from fairseq.tasks.sentence_prediction import SHORTEN_METHOD_CHOICES
 from omegaconf import II, OmegaConf, open_dict
 from torch import nn
 
@@ -41,6 +40,7 @@ from fairseq_tickets.plugin.multitask.data import (
 from fairseq_tickets.plugin.multitask.task_list import TaskEntry, entries_from_text, entries_to_text, read_tasks
 from fairseq_tickets.plugin.optimizer import TicketTorchOptimizer
 from fairseq_tickets.plugin.run_record import check_same_run, run_record
+from fairseq_tickets.plugin.sentence_tasks import SentenceTask, SentenceTaskConfig
 from fairseq_tickets.plugin.start import Start, complete_inputs, complete_model, start_of
 from fairseq_tickets.plugin.task import (
     TicketSentencePredictionConfig,
@@ -63,7 +63,7 @@ CRITERION = "ticket_sentence_prediction"
 
 
 @dataclass
-class TicketMultitaskConfig(FairseqDataclass):
+class TicketMultitaskConfig(SentenceTaskConfig):
     """The list of tasks, how they are mixed, and what `ticket_sentence_prediction` has for each of them."""
 
     tasks: Optional[str] = field(
@@ -90,45 +90,11 @@ class TicketMultitaskConfig(FairseqDataclass):
     task_temperature: float = field(
         default=2.0, metadata={"help": "T of --task-sampling temperature: shares are as n^(1/T), n examples"}
     )
-    precision: str = field(
-        default=mixed_precision.AUTO,
-        metadata={
-            "help": "what the model runs in: 'float32', 'bf16' or (GPUs) 'float16'; losses, optimizer state and saved "
-            "weights stay float32. 'auto' = float32, or with --amp bf16 on a CPU and float16 on a GPU"
-        },
-    )
-    init_token: Optional[int] = field(default=0, metadata={"help": "token put before each example; 0 is <s>"})
-    separator_token: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "token put before the second sentence: 2 (</s>) for RoBERTa, none for BERT; default: what the "
-            "checkpoint to start from was trained or imported with, else none; -1 = none"
-        },
-    )
-    shorten_method: SHORTEN_METHOD_CHOICES = field(
-        default="truncate", metadata={"help": "what to do with examples longer than --max-positions"}
-    )
-    max_positions: int = field(default=512, metadata={"help": "max tokens per example"})
-    length_bucket: int = field(
-        default=0,
-        metadata={"help": "batch training examples whose lengths differ by less than this many tokens; 0 = off"},
-    )
-    select_fraction: float = field(
-        default=0.1, metadata={"help": "part of the validation split for selection (metrics *_select); 0 = none"}
-    )
-    select_seed: int = field(default=1, metadata={"help": "seed of the selection part; not the training seed"})
-    train_examples_seed: int = field(default=1, metadata={"help": "seed of `train_examples`; not the training seed"})
-    seed: int = II("common.seed")
     max_epoch: int = II("optimization.max_epoch")
-    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
-    amp: bool = II("common.amp")
-    fp16: bool = II("common.fp16")
-    bf16: bool = II("common.bf16")
-    cpu: bool = II("common.cpu")
 
 
 @register_task("ticket_multitask", dataclass=TicketMultitaskConfig)
-class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
+class TicketMultitaskTask(SentenceTask, FairseqTask):  # type: ignore[misc]
     """Several tasks, one encoder, one head and at most one ticket for each.
 
     Attributes:
@@ -144,7 +110,6 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         self.tasks = dict(tasks)
         self.dictionary = next(iter(self.tasks.values())).source_dictionary
         self.weight_remaining: dict[str, float] = {}
-        self._positions: Optional[int] = None
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "TicketMultitaskTask":
@@ -311,11 +276,6 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
             logger.info(f"weight remaining, {name}: {100 * share:.1f} %" + (f" ({what})" if what else ""))
         return tickets
 
-    @cached_property
-    def precision(self) -> str:
-        """As that of a single task."""
-        return mixed_precision.chosen_precision(self.cfg)
-
     def build_criterion(self, cfg: Any) -> TicketMultitaskCriterion:
         """The criterion `ticket_sentence_prediction` for several tasks.
 
@@ -371,9 +331,10 @@ class TicketMultitaskTask(FairseqTask):  # type: ignore[misc]
         """The binarised data of the first task, whose dictionary is that of all."""
         return self.entries[0].data
 
-    def max_positions(self) -> int:
-        """Longest example: what the options allow and, once there is a model, what it has positions for."""
-        return min(int(self.cfg.max_positions), self._positions or int(self.cfg.max_positions))
+    def parts_of_split(self, indices: Any, dataset: Any) -> Mapping[str, Any]:
+        """Examples by task."""
+        own = dataset.tasks_of(indices)
+        return {f"task {name} ({self.tasks[name].data_folder})": own == i for i, name in enumerate(dataset.names)}
 
     @property
     def source_dictionary(self) -> Any:

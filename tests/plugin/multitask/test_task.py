@@ -277,3 +277,12 @@ def test_bad_options(folder: Path, tmp_path: Path, more: list[str], message: str
     tasks = write_list(folder, tmp_path / "tasks.yaml", tickets=False)
     with pytest.raises(UserError, match=message):
         train(tasks, tmp_path / "out", folder / "model.pt", *more)
+
+
+def test_a_task_with_nothing_but_long_examples_is_named(folder: Path, tmp_path: Path) -> None:
+    """One example of 10 tokens; other tasks have shorter ones, which would otherwise be all that is trained on."""
+    data = toy.write_data(tmp_path / "long", train=1, regression=True, seed=0)
+    tasks = write_list(folder, tmp_path / "lists" / "tasks.yaml", tickets=False, real={"data": str(data)})
+    few = ("--shorten-method", "none", "--max-positions", "8", "--skip-invalid-size-inputs-valid-test")
+    with pytest.raises(UserError, match=r"^task real \(.*long\): all 1 examples of a split are longer than 8 tokens"):
+        train(tasks, tmp_path / "run", folder / "model.pt", *few)
