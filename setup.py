@@ -114,6 +114,7 @@ setup(
         "sentencepiece>=0.2",
         "tqdm>=4.66",
         "PyYAML>=6.0.1",
+        "pydantic>=2.12",
     ],
     extras_require={
         "hf": HF,

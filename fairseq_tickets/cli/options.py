@@ -14,10 +14,12 @@ DESCRIPTION = """Print the options of this package's fairseq components: name, v
   fairseq-tickets options                                   the components
   fairseq-tickets options ticket_sentence_prediction        its options, as task and as criterion
   fairseq-tickets options optimizer/ticket --json
+  fairseq-tickets options protocol                          the keys of a protocol file, for `run`
 
 Names are fairseq-train's; in a hydra YAML or override, --l1-weight of a criterion is criterion.l1_weight.
 They stand among fairseq's own in the --help of fairseq-train with --task, --arch, --criterion, --optimizer."""
 
+PROTOCOL = "protocol"
 KINDS = ("task", "arch", "criterion", "optimizer")
 
 
@@ -36,14 +38,20 @@ def run(args: argparse.Namespace) -> int:
         names = {kind: [name for of, name in known if of == kind] for kind in KINDS}
         print(json.dumps(names, indent=1) if args.json else "\n".join(f"{k}: {', '.join(n)}" for k, n in names.items()))
         return 0
-    wanted = []
+    wanted: list[tuple[str, ...]] = []
     for asked in args.components:
+        if asked == PROTOCOL:
+            wanted.append((PROTOCOL,))
+            continue
         found = [place for place in known if asked in (place[1], "/".join(place))]
         if not found:
             choice = ", ".join(dict.fromkeys(name for _, name in known))
             raise UserError(f"no component {asked}; choose from {choice}, also as KIND/NAME ({', '.join(KINDS)})")
         wanted += [place for place in found if place not in wanted]
-    tables = {"/".join(place): rows_of(known[place]) for place in wanted}
+    tables = {
+        "/".join(place): protocol_rows() if place == (PROTOCOL,) else rows_of(known[place[0], place[1]])
+        for place in wanted
+    }
     print(json.dumps(tables, indent=1) if args.json else "\n\n".join(text_of(n, rows) for n, rows in tables.items()))
     return 0
 
@@ -67,6 +75,29 @@ def rows_of(config: Any) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def protocol_rows() -> list[dict[str, Any]]:
+    """A key of a protocol file a row; what a section takes over from `training` stands there alone."""
+    from fairseq_tickets.protocol.config import Protocol
+    from fairseq_tickets.protocol.values import rule_of, schema_at
+
+    schema = Protocol.model_json_schema()
+    training = schema_at(schema, ("training",))["properties"]
+
+    def rows(place: tuple[str, ...]) -> list[dict[str, Any]]:
+        found, section = [], schema_at(schema, place)
+        for name, said in section["properties"].items():
+            if place and place != ("training",) and said == training.get(name):
+                continue
+            node, below = schema_at(schema, (*place, name)), [(*place, name), (*place, name, "TASK")]
+            below = [inner for inner in below if "properties" in schema_at(schema, inner)][:1]
+            default = None if below else "must be given" if name in section.get("required", ()) else said.get("default")
+            row = {"option": ".".join((*place, name)), "values": rule_of(node), "default": default}
+            found += [{**row, "help": said.get("description", "")}, *(row for inner in below for row in rows(inner))]
+        return found
+
+    return rows(())
 
 
 def help_of(config: Any, name: str) -> str:

@@ -37,8 +37,7 @@ may work on one experiment at the same time. OUTPUT/EXPERIMENT/results/runs.json
 Engines: local (this machine), ray or ray:ADDRESS (a Ray cluster; without an address one is started here), slurm. The
 nodes of a cluster need the same environment, and see OUTPUT, model and data under the same paths.
 
-The keys of the file and their defaults are explained in fairseq_tickets/protocol/config.py; unknown ones are
-refused."""
+`fairseq-tickets options protocol` explains the keys of the file and their defaults; unknown ones are refused."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fairseq_tickets.analysis.results import best_of
 from fairseq_tickets.protocol.lab import Lab
-from fairseq_tickets.protocol.sharing import Shared, Tickets
-from fairseq_tickets.protocol.super_tickets import super_ticket
+from fairseq_tickets.protocol.sharing import Shared
+from fairseq_tickets.protocol.super_tickets import Found, super_ticket, winning_levels
+from fairseq_tickets.protocol.values import Above0, Part, Section, Several, among
+
+if TYPE_CHECKING:
+    from fairseq_tickets.protocol.config import Protocol
 
 
-def adapt(lab: Lab, method: str, seed: int, found: Tickets, shared: Shared) -> None:
+class Adaptation(Section):
+    """The section `adaptation` of a protocol."""
+
+    source: str
+    """a task of super_tickets with winning tickets"""
+    targets: Several[str]
+    fractions: Several[Part] = (0.001, 0.01, 0.1, 1.0)
+    """parts of the targets' training data"""
+    methods: Several[str] = ()
+    """full, winning, and the methods of `sharing` where that is there; all if absent"""
+    learning_rates: Several[Above0] = ()
+    """those of the target if absent"""
+
+    def of(self, protocol: Protocol) -> Adaptation:
+        """With its methods; ValueError where source or targets aren't there, or the source has no tickets."""
+        among("source", [self.source], protocol.tasks)
+        if self.source not in winning_levels(protocol):
+            raise ValueError(
+                f"source: {self.source} must be among the tasks of super_tickets, with winning tickets of all its data "
+                "(1 among its `fractions`)"
+            )
+        among("targets", self.targets, [name for name in protocol.tasks if name != self.source])
+        shared = protocol.sharing.methods if protocol.sharing else ()
+        return self.model_copy(update={"methods": among("methods", self.methods, ("full", "winning", *shared))})
+
+
+def adapt(lab: Lab, section: Adaptation, method: str, seed: int, found: Found, shared: Shared) -> None:
     """All targets from one source model: the full model, the super ticket, or a shared model of the same seed."""
-    section = lab.protocol.adaptation
-    assert section is not None
     if (method, seed) in shared:
         start = shared[method, seed].result()
     else:
@@ -24,18 +54,16 @@ def adapt(lab: Lab, method: str, seed: int, found: Tickets, shared: Shared) -> N
     for name in section.targets:
         task = lab.protocol.tasks[name]
         for fraction in section.fractions:
-            for batch_size in task.training.batch_sizes:
-                for lr in section.learning_rates or task.training.learning_rates:
-                    lab.train(
-                        task, task.training, (lr, batch_size), seed, fraction, method,
-                        level=start.get("level"), start=start, source_task=section.source,
-                    )  # fmt: skip
+            for setting in task.grid(section.learning_rates):
+                lab.train(
+                    task, task, setting, seed, fraction, method,
+                    level=start.get("level"), start=start, source_task=section.source,
+                )  # fmt: skip
 
 
-def adaptation_recipes(lab: Lab, found: Tickets, shared: Shared) -> None:
-    """Section `adaptation` of a protocol: a branch for each seed and method."""
+def adaptation_recipes(lab: Lab, found: Found, shared: Shared) -> None:
+    """A branch for each seed and method."""
     section = lab.protocol.adaptation
-    if section is not None:
-        for seed in lab.seeds:
-            for method in section.methods:
-                lab.branch(adapt, method, seed, found, shared)
+    for seed in lab.seeds if section else ():
+        for method in section.methods if section else ():
+            lab.branch(adapt, section, method, seed, found, shared)

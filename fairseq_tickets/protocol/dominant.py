@@ -3,25 +3,85 @@ what one pass at the pre-trained weights finds in place of the L1 run (`salience
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from fairseq_tickets.protocol.config import Task
-from fairseq_tickets.protocol.lab import Lab, Setting
-from fairseq_tickets.protocol.steps import TICKET, Step
+from pydantic import model_validator
+
+from fairseq_tickets.protocol import finding, training
+from fairseq_tickets.protocol.lab import Lab, Setting, label_of
+from fairseq_tickets.protocol.settings import Task, Training
+from fairseq_tickets.protocol.steps import CHECKPOINT, TICKET, Given, Step
+from fairseq_tickets.protocol.values import Above0, Between, Count, Section, Several, among, by_name
+
+if TYPE_CHECKING:
+    from fairseq_tickets.protocol.config import Protocol
 
 FROM_L1 = ("dominant", "random_dimensions")
 OF_DIMENSIONS = (*FROM_L1, "salience")
+Method = Literal["full", "dominant", "random_dimensions", "bitfit", "random_elements", "salience"]
 
 
-def train_dominant(lab: Lab, task: Task, method: str, top_k: int | None) -> None:
+class L1(Training):
+    """Fine-tuning with a penalty on the distance from the pre-trained weights."""
+
+    weight: Above0 = 1e-3
+    """of the penalty, the paper's lambda"""
+    mode: Literal["subgradient", "proximal"] = "subgradient"
+
+
+class Salience(Section):
+    """Tickets from one pass at the pre-trained weights, see `plugin.salience.checkpoint_salience`."""
+
+    metric: Literal["gradient", "fisher", "consistent", "activation"] = "gradient"
+    examples: Count = 512
+    batch_size: Count = 8
+    head: Literal["random", "probe"] = "random"
+
+    @model_validator(mode="after")
+    def _has_a_batch(self) -> Salience:
+        if self.metric != "activation" and self.batch_size > self.examples:
+            raise ValueError(f"batch_size is {self.batch_size}, more than the {self.examples} examples to take")
+        return self
+
+
+class Dominant(Section):
+    """The section `dominant` of a protocol."""
+
+    tasks: Several[str] = ()
+    """all if absent"""
+    l1: L1
+    """weight and mode of the penalty, and any key of `training`"""
+    sigma: Above0 = 5e-5
+    """a weight that has moved further is out-weighted"""
+    top_k: Several[Count] = (1, 3)
+    """dimensions of each matrix"""
+    methods: Several[Method] = ("full", "dominant", "random_dimensions", "bitfit", "random_elements")
+    """with salience, and neither dominant nor random_dimensions, no L1 run is done"""
+    element_fraction: Between = 0.05
+    """of random_elements"""
+    ticket_seed: Literal["same", "first"] = "same"
+    """each seed has its own ticket, or all have the first seed's"""
+    training: Training
+    """of what is trained under tickets; as `training` above if absent"""
+    learning_rates: dict[str, Several[Above0]] = {}  # noqa: RUF012
+    """by method; those of `training` if absent"""
+    salience: Salience = Salience()
+
+    def of(self, protocol: Protocol) -> Dominant:
+        """With its tasks, and learning rates of every method; ValueError where one is unknown."""
+        rates = by_name(
+            "learning_rates", self.learning_rates, dict.fromkeys(self.methods, self.training.learning_rates)
+        )
+        return self.model_copy(update={"tasks": among("tasks", self.tasks, protocol.tasks), "learning_rates": rates})
+
+
+def train_dominant(lab: Lab, section: Dominant, task: Task, method: str, top_k: int | None) -> None:
     """The search for one method's learning rate; each seed has its own ticket, or all have the first seed's."""
-    section = lab.protocol.dominant
-    assert section is not None
 
     def ticket(seed: int) -> dict[str, Any] | None:
         if method in OF_DIMENSIONS:
             own = seed if section.ticket_seed == "same" else lab.seeds[0]
-            found = lab.salience(task, own) if method == "salience" else lab.extract(task, lab.l1(task, own))
+            found = salience(lab, section, task, own) if method == "salience" else extract(lab, section, task, own)
             drawn = seed if method == "random_dimensions" else None
             return {"extract": found.file(TICKET), "top_k": top_k, "seed": drawn}
         return {"elements": section.element_fraction, "seed": seed} if method == "random_elements" else None
@@ -29,11 +89,43 @@ def train_dominant(lab: Lab, task: Task, method: str, top_k: int | None) -> None
     def train(setting: Setting, seed: int) -> Step:
         return lab.train(task, section.training, setting, seed, 1.0, method, top_k=top_k, ticket=ticket(seed))
 
-    lab.search([(lr, b) for b in section.training.batch_sizes for lr in section.learning_rates[method]], train)
+    lab.search(section.training.grid(section.learning_rates[method]), train)
+
+
+def extract(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
+    """The dominant ticket of an L1 run: fine-tuning of all weights under the penalty."""
+    run = {
+        **lab.describe(task, section.l1, section.l1.grid()[0], seed, 1.0),
+        "l1_weight": section.l1.weight,
+        "l1_mode": section.l1.mode,
+    }
+    l1 = lab.step(training.l1, run, label_of(run, "l1"), lazy=True)
+    arguments = {
+        **{name: run[name] for name in ("task", "seed", "config", "l1_weight")},
+        "l1": l1.file(CHECKPOINT),
+        "l1_key": Given(l1.key),
+        "sigma": section.sigma,
+        "top_k": max(section.top_k),
+        "pretrained": lab.pretrained().unhashed(),
+    }
+    return lab.step(training.extract, arguments, label_of(arguments, "extract"), lazy=True)
+
+
+def salience(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
+    """The dominant ticket of one pass at the pre-trained weights; the seed is that of the random task head."""
+    about = lab.describe(task, section.training, section.training.grid()[0], seed, 1.0)
+    wanted = ("max_positions", "separator_token", "device", "threads")
+    arguments = {
+        **{name: about[name] for name in ("model", "data", "task", "subset", "subset_seed", "fraction", "seed")},
+        "config": {name: about["config"][name] for name in wanted},
+        "salience": section.salience.model_dump(),
+        "top_k": max(section.top_k),
+    }
+    return lab.step(finding.salience, arguments, f"{task.name} salience seed {seed}", lazy=True)
 
 
 def dominant_recipes(lab: Lab) -> None:
-    """Section `dominant` of a protocol: a branch for each task, method and number of dimensions."""
+    """A branch for each task, method and number of dimensions."""
     section = lab.protocol.dominant
     if section is None:
         return
@@ -41,7 +133,7 @@ def dominant_recipes(lab: Lab) -> None:
         task = lab.protocol.tasks[name]
         if "salience" not in section.methods or set(FROM_L1) & set(section.methods):
             for seed in lab.seeds if section.ticket_seed == "same" else lab.seeds[:1]:
-                lab.extract(task, lab.l1(task, seed))
+                extract(lab, section, task, seed)
         for method in section.methods:
             for top_k in section.top_k if method in OF_DIMENSIONS else [None]:
-                lab.branch(train_dominant, task, method, top_k)
+                lab.branch(train_dominant, section, task, method, top_k)

@@ -10,12 +10,15 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import sha256
 from fairseq_tickets.parameters import ModelShape
-from fairseq_tickets.protocol.config import Protocol, Task
+
+if TYPE_CHECKING:
+    from fairseq_tickets.protocol.config import Protocol
+    from fairseq_tickets.protocol.settings import Task
 
 Inputs = dict[str, dict[str, str]]  # role -> {"file": ..., "sha256": ...}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "encoder.json", "vocab.bpe", "vocab.json", "merges.txt")
@@ -96,18 +99,15 @@ def find_model(protocol: Protocol, checksums: Checksums) -> Model:
     """
     from fairseq_tickets import checkpoint
     from fairseq_tickets.parameters import model_shape
+    from fairseq_tickets.recorded import attention_heads
 
-    path = protocol.model / "model.pt" if protocol.model.is_dir() else protocol.model
+    folder = protocol.model.path
+    path = folder / "model.pt" if folder.is_dir() else folder
     if not path.is_file():
         raise UserError(f"{protocol.path}: model: path: there is no {path}; make it with `fairseq-tickets import`")
     state = checkpoint.load(path, mmap=True)
-    options = (state.get("cfg") or {}).get("model") or {}
-    if not isinstance(options, dict):
-        options = dict(vars(options))
-    if state.get("args") is not None:
-        options = {**vars(state["args"]), **options}
-    heads = options.get("encoder_attention_heads")
-    if not isinstance(heads, int):
+    heads = attention_heads(state)
+    if heads is None:
         raise UserError(f"{path} does not tell its number of attention heads; is it a fairseq RoBERTa checkpoint?")
     shape = model_shape(state["model"], heads)
     table = [t for name, t in state["model"].items() if name.endswith("embed_positions.weight")]

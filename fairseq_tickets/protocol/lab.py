@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq_tickets.analysis.results import tuned
-from fairseq_tickets.protocol import finding, shared_training, training
-from fairseq_tickets.protocol.config import Protocol, Task, Training
+from fairseq_tickets.protocol import finding, training
 from fairseq_tickets.protocol.inputs import Data, Model
-from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, NOTHING, TICKET, TRAINING, Given, Step, behind
+from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, NOTHING, TICKET, Given, Step, behind
 from fairseq_tickets.protocol.store import Store
+
+if TYPE_CHECKING:
+    from fairseq_tickets.protocol.config import Protocol
+    from fairseq_tickets.protocol.settings import Task, Training
 
 Setting = tuple[float, int]  # learning rate, batch size
 Found = Mapping[Setting, Mapping[int, Step]]  # runs by setting and seed
@@ -228,7 +231,7 @@ class Lab:
             start: the run whose checkpoint it starts from; None = the pre-trained model.
         """
         arguments = {
-            **self.describe(task, task.training, setting, seed, 1.0),
+            **self.describe(task, task, setting, seed, 1.0),
             "method": "part",
             "part": part,
             "decay": decay,
@@ -238,104 +241,6 @@ class Lab:
         }
         what = f"{100 * part:g}% of training" + (f" pruned to {ticket['level']:g}" if ticket else "")
         return self.step(finding.train_part, arguments, label_of(arguments, what), lazy=True)
-
-    def score(self, task: Task, full: Step) -> Step:
-        """Importance scores of a full model over its training data."""
-        section = self.protocol.super_tickets
-        assert section is not None
-        arguments = {
-            "task": task.name,
-            "seed": full["seed"],
-            "fraction": full["fraction"],
-            "config": full["config"],
-            "full": full.file(CHECKPOINT),
-            "granularity": section.granularity,
-            "limit": section.importance_limit,
-            "data": self.data_of(task, hashed=False),
-            "full_key": Given(full.key),
-        }
-        label = label_of(arguments, "score") if full.kind == "train" else f"{full.label}: score"
-        return self.step(training.score, arguments, label, lazy=True)
-
-    def l1(self, task: Task, seed: int) -> Step:
-        """L1 fine-tuning of all weights."""
-        section = self.protocol.dominant
-        assert section is not None
-        config = section.l1_training
-        arguments = {
-            **self.describe(task, config, (config.learning_rates[0], config.batch_sizes[0]), seed, 1.0),
-            "l1_weight": section.l1_weight,
-            "l1_mode": section.l1_mode,
-        }
-        return self.step(training.l1, arguments, label_of(arguments, "l1"), lazy=True)
-
-    def extract(self, task: Task, found: Step) -> Step:
-        """The dominant ticket of an L1 run."""
-        section = self.protocol.dominant
-        assert section is not None
-        arguments = {
-            "task": task.name,
-            "seed": found["seed"],
-            "config": found["config"],
-            "l1": found.file(CHECKPOINT),
-            "l1_key": Given(found.key),
-            "sigma": section.sigma,
-            "top_k": max(section.top_k),
-            "l1_weight": section.l1_weight,
-            "pretrained": Given(str(self.model.checkpoint)),
-        }
-        return self.step(training.extract, arguments, label_of(arguments, "extract"), lazy=True)
-
-    def salience(self, task: Task, seed: int) -> Step:
-        """The dominant ticket of one pass at the pre-trained weights; the seed is that of the random task head."""
-        section = self.protocol.dominant
-        assert section is not None
-        config = section.training
-        about = self.describe(task, config, (config.learning_rates[0], config.batch_sizes[0]), seed, 1.0)
-        wanted = ("max_positions", "separator_token", "device", "threads")
-        arguments = {
-            **{name: about[name] for name in ("model", "data", "task", "subset", "subset_seed", "fraction", "seed")},
-            "config": {name: about["config"][name] for name in wanted},
-            "salience": asdict(section.salience),
-            "top_k": max(section.top_k),
-        }
-        return self.step(finding.salience, arguments, f"{task.name} salience seed {seed}", lazy=True)
-
-    def share(self, method: str, seed: int, tickets: Mapping[str, Step]) -> Step:
-        """Several tasks on one encoder, each under the ticket of a run, or all without."""
-        section = self.protocol.sharing
-        assert section is not None
-        config = section.training
-        setting, tasks = (config.learning_rates[0], config.batch_sizes[0]), []
-        for name in section.tasks:
-            task = self.protocol.tasks[name]
-            about = self.describe(task, config, setting, seed, 1.0)
-            settings = about["config"]
-            own = {name: value for name, value in about.items() if name not in ("model", "seed", "fraction", "config")}
-            ticket = tickets[name].file(TICKET) if name in tickets else None
-            tasks.append({**own, "head_dropout": task.training.head_dropout, "ticket": ticket})
-        arguments = {
-            "model": self.pretrained(),
-            "task": "+".join(section.tasks),
-            "tasks": tasks,
-            "method": method,
-            "seed": seed,
-            "fraction": 1.0,
-            "config": {**settings, "sampling": section.sampling, "temperature": section.temperature},
-        }
-        return self.step(shared_training.share, arguments, label_of(arguments, method), lazy=True)
-
-    def part(self, task: Task, shared: Step) -> Step:
-        """One task's result of a shared run."""
-        own = next(own for own in shared["tasks"] if own["task"] == task.name)
-        arguments = {
-            **{name: shared[name] for name in ("method", "seed", "fraction", "config")},
-            **{name: own[name] for name in ("task", "subset", "subset_seed", "dev_subset") if name in own},
-            "shared": shared.file(TRAINING),
-            "data": self.data_of(task, hashed=False),
-            "about": self.about(task),
-        }
-        return self.step(shared_training.part, arguments, label_of(arguments, shared["method"]), makes_result=True)
 
     def prepare(self, task: Task) -> Step | None:
         """The step that prepares a task's data; None where the protocol names a prepared folder."""
@@ -381,7 +286,7 @@ class Lab:
     def about(self, task: Task) -> Given:
         """What a result tells besides what determines it."""
         inputs = {**self.model.inputs, **self.data[task.name].inputs}
-        return Given({"experiment": self.protocol.experiment, "model": self.protocol.model_name, "inputs": inputs})
+        return Given({"experiment": self.protocol.experiment, "model": self.protocol.model.name, "inputs": inputs})
 
 
 def folders_that_found(ticket: Mapping[str, Any] | None) -> list[str]:

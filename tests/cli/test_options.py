@@ -37,3 +37,15 @@ def test_components_and_their_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  --ticket-form {compact,gated} (default: compact)" in shown
     assert main(["options", "nonsense"]) == 2
     assert "no component nonsense; choose from ticket_sentence_prediction," in capsys.readouterr().err
+
+
+def test_keys_of_a_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["options", "protocol", "--json"]) == 0
+    rows = {row["option"]: row for row in json.loads(capsys.readouterr().out)["protocol"]}
+    assert rows["training.warmup"]["values"] == "a number at least 0 and at most 1"
+    assert (rows["dominant.sigma"]["default"], rows["model.path"]["default"]) == (5e-5, "must be given")
+    assert rows["tasks.TASK.subset"]["values"].startswith("a whole number of at least 1 or a number above 0")
+    assert {"dominant.l1.weight", "sharing.then", "early.after"} <= rows.keys()
+    assert not {"tasks.TASK.max_epoch", "dominant.l1.max_epoch"} & rows.keys()  # said once, in `training`
+    assert main(["options", "protocol"]) == 0
+    assert "  iterative.step a number above 0 and at most 0.5 (default: 0.1)" in capsys.readouterr().out

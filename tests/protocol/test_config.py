@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.protocol.config import Protocol, protocol_from
+from fairseq_tickets.protocol.config import Protocol, load_protocol, protocol_from
 
 BASE: dict[str, Any] = {
     "experiment": "toy",
@@ -25,7 +25,7 @@ def load(**changes: Any) -> Protocol:
 
 def test_defaults_are_those_of_the_paper() -> None:
     protocol = load()
-    training = protocol.tasks["RTE"].training
+    training = protocol.tasks["RTE"]
     assert training.learning_rates == (5e-5, 1e-4, 2e-4)
     assert training.batch_sizes == (8, 16, 32)
     assert (training.optimizer, training.max_epoch, training.warmup, training.clip_norm) == ("adamax", 6, 0.1, 1.0)
@@ -33,19 +33,24 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert protocol.super_tickets is not None
     assert protocol.super_tickets.levels == {"RTE": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}
     assert protocol.super_tickets.keep == {"RTE": ("winning", "random", "losing")}
-    assert protocol.model_name == "minilm"
+    assert protocol.model.name == "minilm"
 
 
 def test_a_task_overrides_training_and_leaves_the_others_alone() -> None:
     protocol = load(tasks={"RTE": {"head_dropout": 0.3, "subset": 500}, "MRPC": None}, training={"head_dropout": 0.05})
-    assert protocol.tasks["RTE"].training.head_dropout == 0.3
+    assert protocol.tasks["RTE"].head_dropout == 0.3
     assert protocol.tasks["RTE"].subset == 500
-    assert protocol.tasks["MRPC"].training.head_dropout == 0.05
+    assert protocol.tasks["MRPC"].head_dropout == 0.05
 
 
-def test_a_power_of_ten_without_a_dot_is_a_number() -> None:
+def test_a_power_of_ten_without_a_dot_is_a_number(tmp_path: Path) -> None:
     # YAML 1.1 reads 1e-4 as a text
-    assert load(training={"learning_rates": ["1e-4"]}).tasks["RTE"].training.learning_rates == (1e-4,)
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "{experiment: e, model: {path: m}, glue: g, tasks: {RTE: }, dominant: {learning_rates: {full: 1e-4}}}"
+    )
+    protocol = load_protocol(path)
+    assert protocol.dominant is not None and protocol.dominant.learning_rates["full"] == (1e-4,)
 
 
 def test_levels_and_kinds_of_tickets_by_task() -> None:
@@ -91,7 +96,41 @@ def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"training": {"optimizer": "lamb"}}, "optimizer is 'lamb'; it must be one of adamax"),
         ({"training": {"precision": "fp16"}}, "precision is 'fp16'; it must be one of float32, bf16"),
         ({"training": {"precision": "bf16", "amp": True}}, "precision is 'bf16' and amp is true; take one of them"),
-        ({"tasks": {"RTE": {"subset": 0}}}, "subset is 0"),
+        ({"tasks": {"RTE": {"subset": 0}}}, "subset is 0; it must be a whole number of at least 1"),
+        ({"tasks": {"RTE": {"subset": 1.5}}}, "subset is 1.5; it must be"),
+        ({"tasks": {"RTE": {"subset": True}}}, "subset is True; it must be"),
+        ({"tasks": {"RTE": 3}}, "tasks: RTE is 3; it must be a mapping"),
+        ({"tasks": {"RTE": {"optimizer": ["sgd"]}}}, "tasks: RTE: optimizer is ['sgd']; it must be one of adamax"),
+        ({"training": 7}, "training is 7; it must be a mapping"),
+        ({"training": {"max_epochs": 7}}, "'max_epochs'; the keys here are learning_rates, batch_sizes, max_epoch,"),
+        ({"training": {"max_epochs": 7}}, "(did you mean max_epoch?)"),
+        ({"training": {3: 7}}, "p.yaml: training: the key 3 is no text"),
+        ({"model": None}, "p.yaml: model: there is no path; it must be a text"),
+        ({"model": {"path": 3}}, "model: path is 3; it must be a text"),
+        ({"model": {"path": "m", "name": "a\nb"}}, "model: name is 'a\\nb'; a name has"),
+        ({"keep_checkpoints": 1}, "keep_checkpoints is 1; it must be true or false"),
+        ({"seeds": [1, -1]}, "seeds is -1; it must be a whole number of at least 0"),
+        ({"dominant": {"l1": {"weight": 0}}}, "dominant: l1: weight is 0; it must be a number above 0"),
+        (
+            {"sharing": {"training": {"learning_rates": 1, "batch_sizes": 8}, "then": {"amp": "yes"}}},
+            "sharing: then: amp is 'yes'; it must be true or false",
+        ),
+        ({"sharing": [], "search_seeds": 2}, "sharing is []; it must be a mapping"),
+        (
+            {
+                "tasks": {"RTE": {"fractions": 0.5}, "MRPC": None},
+                "adaptation": {"source": "RTE", "targets": "MRPC"},
+            },
+            "adaptation: source: RTE must be among the tasks of super_tickets, with winning tickets of all its data",
+        ),
+        (
+            {
+                "tasks": {"RTE": {"fractions": 0.5, "learning_rates": 1}},
+                "sharing": {"training": {"batch_sizes": 8, "learning_rates": 1}},
+            },
+            "sharing: tasks: RTE has no tickets to share: it must be among the tasks of super_tickets, with winning",
+        ),
+        ({"super_tickets": {"settings": "all"}, "search_seeds": 1}, "super_tickets: settings is 'all', on every seed"),
         ({"tasks": {}}, "tasks is empty"),
         ({"tasks": ["RTE"]}, "it must be a mapping"),
         ({"experiment": "../up"}, "it names a folder"),
@@ -148,6 +187,34 @@ def test_defaults_of_early_and_iterative() -> None:
     assert protocol.iterative.levels == {"RTE": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}
     assert [protocol.iterative.steps_to(level) for level in protocol.iterative.levels["RTE"]] == [2, 3, 4, 5, 6, 7, 8]
     assert protocol.iterative.fraction_of_budget is None
+
+
+def test_tickets_on_parts_of_the_data_are_shared_by_nobody_who_shares_none() -> None:
+    tasks = {"RTE": {"fractions": 0.5, "learning_rates": 1}}
+    sharing = {"methods": "mt_dnn", "training": {"batch_sizes": 8}}
+    protocol = load(tasks=tasks, training={"learning_rates": 1}, sharing=sharing)
+    assert protocol.sharing is not None and protocol.sharing.tasks == ("RTE",)
+
+
+def test_what_is_not_said_below_is_said_above() -> None:
+    protocol = load(
+        training={"max_epoch": 2, "learning_rates": 1},
+        dominant={"l1": {"max_epoch": 9}},
+        sharing={"training": {"batch_sizes": 4}},
+    )
+    assert protocol.dominant is not None and protocol.sharing is not None
+    assert (protocol.dominant.training.max_epoch, protocol.dominant.l1.max_epoch, protocol.dominant.l1.weight) == (
+        2,
+        9,
+        1e-3,
+    )
+    assert protocol.sharing.training.grid() == [(1.0, 4)] and protocol.sharing.then is None
+
+
+def test_subset_is_a_count_or_a_part() -> None:
+    for given, kept in ((500, 500), (0.5, 0.5), (1, 1.0), (1.0, 1.0), (None, None)):
+        found = load(tasks={"RTE": {"subset": given}}).tasks["RTE"].subset
+        assert (found, type(found)) == (kept, type(kept))
 
 
 def test_nothing_asked_for() -> None:
