@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets import __version__
-from fairseq_tickets.analysis.results import Result, load_results, select
+from fairseq_tickets.analysis.results import Collection, Result, load_results, select
 from fairseq_tickets.counts import DimensionCounts
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import atomic_write, sha256
@@ -79,6 +79,36 @@ def named_scores(arguments: Sequence[str]) -> dict[str, ImportanceScores]:
 def named_counts(arguments: Sequence[str]) -> dict[str, DimensionCounts]:
     """Counts of out-weighted parameters by name; see `_named`."""
     return _named(arguments, DimensionCounts.load, lambda counts: counts.provenance)
+
+
+def named_results(arguments: Sequence[str]) -> dict[str, list[Result]]:
+    """Results of each FILE or NAME=FILE under that name, or, without one, under their experiment's."""
+    found: dict[str, Collection] = {}
+    for argument in arguments:
+        name, path = split_name(argument)
+        for result in load_results([path]):
+            found.setdefault(name or result.experiment, Collection()).add(result)
+    return {name: collection.results for name, collection in found.items()}
+
+
+def experiment_counts(arguments: Sequence[str]) -> dict[str, dict[tuple[str, int], DimensionCounts]]:
+    """Counts of FILE or EXPERIMENT=FILE: experiment ("counts" where none is given) -> (task, seed) -> counts.
+
+    Raises:
+        UserError: a file that doesn't say its task and seed, or two of one task and seed.
+    """
+    found: dict[str, dict[tuple[str, int], DimensionCounts]] = {}
+    for argument in arguments:
+        name, path = split_name(argument)
+        counts = DimensionCounts.load(path)
+        task, seed = task_of(counts.provenance), counts.provenance.get("seed")
+        if not task or not isinstance(seed, int):
+            raise UserError(f"counts {path} do not say the task and the seed that they are of")
+        own = found.setdefault(name or "counts", {})
+        if (task, seed) in own:
+            raise UserError(f"counts {path} are the second ones of {task}, seed {seed}; name experiments: NAME=FILE")
+        own[task, seed] = counts
+    return found
 
 
 def split_name(argument: str) -> tuple[str | None, str]:

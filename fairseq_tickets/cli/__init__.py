@@ -28,6 +28,7 @@ COMMANDS = {
     "run": ("run", "run a whole experiment of a paper from a protocol file; resumable"),
     "table": ("table", "make the papers' tables from result files"),
     "plot": ("plot", "make the papers' figures from result and ticket files"),
+    "claims": ("claims", "hold the papers' claims against results, one by one: effect, interval, verdict"),
     "report": ("report", "write every experiment as one page for the browser"),
     "show": ("show", "print any ticket, scores, counts, salience, delta or result file for reading"),
     "export": ("export", "write a plain dense checkpoint, a Hugging Face folder, a small delta file or a peft adapter"),

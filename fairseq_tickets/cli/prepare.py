@@ -31,8 +31,8 @@ Your own files, tab-separated with a header or JSON lines (.jsonl):
       --train-sentencepiece 8000 --output data/mine
 
 Every line that is not an example is counted and named, with its reason, here and in task.json. The output folder is
-written whole or not at all. Tasks: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, SNLI, SciTail, and the demo's
-origin and follows."""
+written whole or not at all. Tasks: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, SNLI, SciTail, and, made from
+installed packages, describes, origin and follows."""
 
 LINES_SHOWN = 10
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known.add_argument(
         "--docstring-data",
         metavar="TRAIN,DEV",
-        help="for origin and follows: first write this many examples into DIR, made from installed packages",
+        help="for describes, origin and follows: first write this many examples into DIR, made from installed packages",
     )
     own = parser.add_argument_group("your own files")
     for split in ("train", "valid", "test"):

@@ -1,50 +1,34 @@
 """The demo's data, with nothing to download: real English from installed packages' documentation, in GLUE layout.
 
+`describes`: does this sentence describe a function or class of this name? The name, in words, is the first part of a
+pair; the second is the sentence that its documentation opens with or, in one half, that of another one of the same
+library. Both halves are drawn in one way, so that neither the name nor the sentence alone tells.
 `origin`: which library does this sentence document? NumPy, Python's standard library, SciPy or PyTorch, in equal
 parts. Names that would give it away (of the libraries and of their array types) are replaced by neutral words.
 `follows`: is the second sentence the next one in the text? Half are; in the other half it is the second sentence of
 another pair, from the same file where possible and always from the same library, so that neither topic nor the form
 of one sentence tells.
 
-Source files are parsed, never imported. Whole files go either to training or to validation, and a sentence found in
-several files is used for one of them. For given package versions, sizes and seed the output is always the same.
+Whole files go either to training or to validation, and a sentence (or a name) found in several files is used for one of
+them. For given package versions, sizes and seed the output is always the same.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
-import os
 import random
-import re
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fairseq_tickets.data.english import passages
+from fairseq_tickets.data.sources import described, docstrings, in_words, library_folder, mask, source_files
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import atomic_write
 
 LIBRARIES = ("numpy", "python", "scipy", "torch")
 FOLLOWS_SHARES = {"numpy": 0.125, "python": 0.375, "scipy": 0.25, "torch": 0.25}  # as far as the texts go
+DESCRIBES_SHARES = {"numpy": 0.05, "python": 0.35, "scipy": 0.15, "torch": 0.45}
 PER_FILE = 100  # sentences or pairs of one file at most, so that no file dominates
-_SKIPPED = frozenset(
-    re.findall(
-        r"\S+",
-        "tests test testing site-packages idlelib lib2to3 turtledemo ensurepip pydoc_data encodings _vendor _examples"
-        " f2py _inductor _dynamo _numpy __pycache__",
-    )
-)
-_DOCUMENTING = frozenset(("add_newdoc", "add_docstr", "add_docstr_all"))
-_MASKS = tuple(
-    (re.compile(rf"\b(?:{words})\b", re.IGNORECASE), neutral)
-    for words, neutral in (
-        (r"numpy|scipy|(?:py|lib)?torch\w*|c?python\d?|np", "library"),
-        (r"ndarrays|tensors", "arrays"),
-        (r"ndarray|tensor", "array"),
-    )
-)
 Pair = tuple[str, str]  # a sentence and the one after it, "" for none
 Found = tuple[str, str, str]  # the same and the file
 
@@ -78,39 +62,56 @@ def write_follows(folder: Path, train: int = 3000, dev: int = 600, seed: int = 1
     _write(folder, ("sentence1", "sentence2", "label"), rows, seed)
 
 
+def write_describes(folder: Path, train: int = 2000, dev: int = 800, seed: int = 1) -> None:
+    """Write `folder`/train.tsv and dev.tsv (name, sentence, label) with `train` and `dev` pairs.
+
+    Raises:
+        UserError: a library isn't installed, its documentation is too small, or a number is no multiple of 4 (of each
+            library two descriptions at least change places).
+    """
+    rows: dict[str, list[tuple[str, ...]]] = {"train": [], "dev": []}
+    owner: dict[str, str] = {}
+    for library, sizes in _sizes(train, dev, DESCRIBES_SHARES, 4).items():
+        for split, found in _collect(library, sizes, seed, _openings, owner).items():
+            mixed = sorted(found, key=lambda item: _place(seed, "half", *item))
+            right, wrong = mixed[::2], mixed[1::2]
+            rows[split] += [(name, sentence, "describes") for name, sentence, _ in right]
+            others = [sentence for _, sentence, _ in (*wrong[1:], *wrong[:1])]  # each one's next, the last one's first
+            rows[split] += [(name, other, "describes_another") for (name, _, _), other in zip(wrong, others)]
+    _write(folder, ("name", "sentence", "label"), rows, seed)
+
+
 WRITERS: Mapping[str, Callable[[Path, int, int, int], None]] = {
+    "describes": write_describes,
     "origin": write_origin,
     "follows": write_follows,
 }
 
 
-def mask(sentence: str) -> str:
-    """The sentence with names of libraries and of their array types replaced by "library" and "array"."""
-    for pattern, neutral in _MASKS:
-        sentence = pattern.sub(neutral, sentence)
-    return sentence[:1].upper() + sentence[1:]
+def _single(source: str) -> Iterator[Pair]:
+    for passage in _passages(source):
+        yield from ((mask(sentence), "") for sentence in passage if sentence)
 
 
-def docstrings(source: str) -> Iterator[str]:
-    """Docstrings of a module, its classes and functions, and texts in calls like `add_newdoc`."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield ast.get_docstring(node, clean=False) or ""
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _DOCUMENTING:
-            parts = [part for argument in node.args for part in ast.walk(argument) if isinstance(part, ast.Constant)]
-            yield from (part.value for part in parts if isinstance(part.value, str) and "\n" in part.value)
+def _neighbours(source: str) -> Iterator[Pair]:
+    for passage in _passages(source):
+        yield from ((first, second) for first, second in zip(passage, passage[1:]) if first and second)
 
 
-def _single(passage: Sequence[str]) -> Iterator[Pair]:
-    return ((mask(sentence), "") for sentence in passage if sentence)
+def _openings(source: str) -> Iterator[Pair]:
+    """Names of two words or more, each once, and the sentence their documentation opens with, each once."""
+    known: set[str] = set()
+    for name, text in described(source):
+        words = in_words(name)
+        opening = next(passages(text), [""])[:1]
+        pair = (" ".join(words), mask(opening[0]) if opening else "")
+        if len(words) > 1 and pair[1] and not known & set(pair):
+            known |= set(pair)
+            yield pair
 
 
-def _neighbours(passage: Sequence[str]) -> Iterator[Pair]:
-    return ((first, second) for first, second in zip(passage, passage[1:]) if first and second)
+def _passages(source: str) -> Iterator[Sequence[str]]:
+    return (passage for text in docstrings(source) for passage in passages(text))
 
 
 def _sizes(train: int, dev: int, shares: Mapping[str, float], step: int) -> dict[str, dict[str, int]]:
@@ -131,15 +132,15 @@ def _collect(
     library: str,
     sizes: Mapping[str, int],
     seed: int,
-    extract: Callable[[Sequence[str]], Iterator[Pair]],
+    extract: Callable[[str], Iterator[Pair]],
     owner: dict[str, str],
 ) -> dict[str, list[Found]]:
     """Pairs of each split, from the library's files in an order and with a split that hashes decide.
 
     `owner` holds the file that each sentence was taken from first; another file can't have it again.
     """
-    root = _root(library)
-    names = sorted(_source_files(root), key=lambda name: _place(seed, library, name))
+    root = library_folder(library)
+    names = sorted(source_files(root), key=lambda name: _place(seed, library, name))
     found: dict[str, list[Found]] = {split: [] for split in sizes}
     dev_share = 1.3 * sizes["dev"] / (sizes["train"] + sizes["dev"])  # a little more, as files differ in size
     for name in names:
@@ -149,11 +150,9 @@ def _collect(
             continue
         file = f"{library}/{name}"
         taken: dict[Pair, None] = {}
-        for text in docstrings((root / name).read_text(encoding="utf-8", errors="replace")):
-            for passage in passages(text):
-                for pair in extract(passage):
-                    if all(owner.get(sentence.lower(), file) == file for sentence in pair if sentence):
-                        taken[pair] = None
+        for pair in extract((root / name).read_text(encoding="utf-8", errors="replace")):
+            if all(owner.get(sentence.lower(), file) == file for sentence in pair if sentence):
+                taken[pair] = None
         chosen = sorted(taken, key=lambda pair: _place(seed, *pair))[:wanted]
         owner.update((sentence.lower(), file) for pair in chosen for sentence in pair if sentence)
         found[split] += [(first, second, name) for first, second in chosen]
@@ -194,23 +193,6 @@ def _write(folder: Path, header: tuple[str, ...], rows: Mapping[str, Sequence[tu
         with atomic_write(folder / f"{split}.tsv") as temporary:
             lines = ["\t".join(" ".join(cell.split()) for cell in row) for row in (header, *mixed)]
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _source_files(root: Path) -> Iterator[str]:
-    for folder, inside, names in os.walk(root):
-        inside[:] = [name for name in inside if name not in _SKIPPED]
-        for name in names:
-            if name.endswith(".py"):
-                yield Path(folder, name).relative_to(root).as_posix()
-
-
-def _root(library: str) -> Path:
-    if library == "python":
-        return Path(sysconfig.get_paths()["stdlib"])
-    spec = importlib.util.find_spec(library)
-    if spec is None or spec.origin is None:
-        raise UserError(f"docstring data: the package {library} is not installed")
-    return Path(spec.origin).parent
 
 
 def _place(*words: object) -> float:

@@ -1,7 +1,7 @@
 """What each known task's files look like: columns, labels, metrics, file names, official numbers of examples.
 
 The nine GLUE tasks (Wang et al. 2018) in their original files, SNLI (Bowman et al. 2015), SciTail (Khot et al. 2018),
-and the demo's two tasks of `data.docstrings`. A split called `valid1` or `test1` is MNLI's mismatched one.
+and the three tasks of `data.docstrings`. A split called `valid1` or `test1` is MNLI's mismatched one.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ _SPECS = (
         official=_counts(23097, 1304, 2126),
         folders=("tsv_format",),
     ),
+    TaskSpec("describes", ("name", "sentence"), ("describes", "describes_another")),
     TaskSpec("origin", ("sentence",), ("numpy", "python", "scipy", "torch")),
     TaskSpec("follows", PAIR, ("follows", "not_follows")),
 )

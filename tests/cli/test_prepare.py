@@ -104,7 +104,7 @@ MISTAKES = [
     (["--glue", "glue", "--task", "RTE", "--label", "gold"], "--label is for your own files"),
     (
         ["--glue", "glue", "--task", "RTE", "--docstring-data", "80,40"],
-        "--docstring-data goes with --task origin or follows",
+        "--docstring-data goes with --task describes or origin or follows",
     ),
     (
         ["--glue", "glue", "--task", "origin", "--docstring-data", "80"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_tickets.data import docstrings
+from fairseq_tickets.data import docstrings, sources
 from fairseq_tickets.data.english import is_english, passages, sentences
 from fairseq_tickets.errors import UserError
 
@@ -88,15 +88,35 @@ def test_plain_english(sentence: str, expected: bool) -> None:
     ],
 )
 def test_names_are_masked(sentence: str, masked: str) -> None:
-    assert docstrings.mask(sentence) == masked
+    assert sources.mask(sentence) == masked
 
 
 def test_docstrings_of_a_source() -> None:
     source = '"""Module."""\nclass A:\n    """Class."""\n    def f(self):\n        """Method."""\n'
     source += 'add_newdoc("a", """x\nText.""")\n'
     source += 'print("""no\ndocumentation""")\n'
-    assert sorted(filter(None, docstrings.docstrings(source))) == ["Class.", "Method.", "Module.", "x\nText."]
-    assert list(docstrings.docstrings("not python (")) == []
+    assert sorted(filter(None, sources.docstrings(source))) == ["Class.", "Method.", "Module.", "x\nText."]
+    assert list(sources.docstrings("not python (")) == []
+
+
+def test_described_names_of_a_source() -> None:
+    source = 'class AThing:\n    """Class."""\n    def get_it(self):\n        """Method."""\n    def bare(self): ...\n'
+    source += 'def _private():\n    """Hidden."""\n'
+    assert sorted(sources.described(source)) == [("AThing", "Class."), ("get_it", "Method.")]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("get_file_name", "get file name"),
+        ("HTTPErrorHandler2", "http error handler 2"),
+        ("__init__", "init"),
+        ("spmatrix", "spmatrix"),
+        ("Conv2d", "conv 2 d"),
+    ],
+)
+def test_names_in_words(name: str, words: str) -> None:
+    assert " ".join(sources.in_words(name)) == words
 
 
 @pytest.fixture
@@ -110,7 +130,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             path = tmp_path / "lib" / name / f"m{file}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f'"""{text}\n\nThe same sentence is in all of the files."""\n', encoding="utf-8")
-    monkeypatch.setattr(docstrings, "_root", lambda name: tmp_path / "lib" / name)
+    monkeypatch.setattr(docstrings, "library_folder", lambda name: tmp_path / "lib" / name)
     return tmp_path
 
 
@@ -153,6 +173,43 @@ def test_follows_is_true_to_its_labels(library: Path) -> None:
         assert first != second
 
 
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four made-up libraries of 40 files of 5 functions, each described by a sentence that says its name."""
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    for library in docstrings.LIBRARIES:
+        for file in range(40):
+            text = ""
+            for digit in digits[:5]:
+                words = f"{library[::-1]} {digits[file // 10]} {digits[file % 10]} {digit}"
+                text += f'def {words.replace(" ", "_")}():\n    """This is the thing called {words} in all of it.\n\n'
+                text += '    The second paragraph is of no use to anyone."""\n'
+            text += 'def shared_by_all():\n    """This is the function that all of the files have."""\n'
+            text += 'def single():\n    """This one has a name of only one word."""\n'
+            path = tmp_path / "lib" / library / f"m{file}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(docstrings, "library_folder", lambda name: tmp_path / "lib" / name)
+    return tmp_path
+
+
+def test_describes_is_true_to_its_labels(functions: Path) -> None:
+    docstrings.write_describes(functions / "describes", train=160, dev=48, seed=1)
+    header, *train = rows(functions / "describes" / "train.tsv")
+    _, *dev = rows(functions / "describes" / "dev.tsv")
+    assert header == ["name", "sentence", "label"]
+    for split, half in ((train, 80), (dev, 24)):
+        assert Counter(label for _, _, label in split) == {"describes": half, "describes_another": half}
+        own = [row for row in split if "shared" not in row[0]]
+        assert all((f" {name} " in sentence) == (label == "describes") for name, sentence, label in own)
+        assert len({name for name, _, _ in split}) == len({sentence for _, sentence, _ in split}) == len(split)
+        # the wrong descriptions are those of the wrong half's own names, from the same library
+        wrong = [row for row in own if row[2] == "describes_another"]
+        assert all(name.split()[0] in sentence or "all of the files" in sentence for name, sentence, _ in wrong)
+    assert not {name for name, _, _ in train} & {name for name, _, _ in dev}
+    assert not any("single" in row[0] or "paragraph" in row[1] for row in train + dev)
+
+
 def test_seconds_alone_tell_nothing(library: Path) -> None:
     """The wrong seconds are the seconds of the mixed pairs, so sentences of either label come from one place."""
     docstrings.write_follows(library / "follows", train=160, dev=48, seed=1)
@@ -178,7 +235,7 @@ def test_impossible_sizes(library: Path, train: int, dev: int, message: str) -> 
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(docstrings.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="the package numpy is not installed"):
         docstrings.write_origin(tmp_path)
 

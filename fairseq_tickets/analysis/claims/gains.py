@@ -1,0 +1,144 @@
+"""What the claims about super tickets, sharing and adaptation are measured with: gains, falls, deviations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from fairseq_tickets.analysis.claims.claim import Finding, Setting
+from fairseq_tickets.analysis.claims.pairs import (
+    Values,
+    along,
+    at_levels,
+    by_task,
+    difference,
+    examples,
+    finding,
+    joined_finding,
+    points,
+    scores,
+    single_task,
+)
+from fairseq_tickets.analysis.effects import deviation_ratio, linear_effect
+from fairseq_tickets.analysis.results import select
+from fairseq_tickets.analysis.statistics import spread
+from fairseq_tickets.analysis.table_parts import best_runs, weight_remaining
+
+# Levels above the first and up to the second number. Light is what keeps 80 % of BERT-base or more, as super tickets do
+# there; in the paper's Figure 4 the kinds of tickets meet beyond 60 %.
+LIGHT, MIDDLE, HEAVY, FAR = (0.0, 0.3), (0.3, 0.6), (0.4, 1.0), (0.6, 1.0)
+FEWEST = 3  # seeds for a deviation
+
+
+def gain(setting: Setting) -> Values:
+    """Super ticket less the full model."""
+    return difference(scores(setting, "winning"), scores(setting, "full"))
+
+
+def rise(setting: Setting) -> Values:
+    """Winning tickets of the light levels less the full model."""
+    return difference(at_levels(setting, "winning", *LIGHT), scores(setting, "full"))
+
+
+def pruned(setting: Setting) -> Values:
+    """Share of the layers' weights that the super ticket prunes, in points."""
+    found = scores(setting, "winning", of=lambda run: 100 * (1 - weight_remaining(run, "without_embeddings")))
+    return difference(found, dict.fromkeys(found, 0.0))
+
+
+def mean(values: Callable[[Setting], Values], setting: Setting) -> Finding | None:
+    """Mean over tasks."""
+    return finding(setting.name, values(setting))
+
+
+def by_size(values: Callable[[Setting], Values], setting: Setting) -> Finding | None:
+    """Change for each doubling of a task's training data."""
+    doublings = {task: math.log2(count) for task, count in examples(single_task(setting)).items()}
+    return along(setting.name, values(setting), doublings)
+
+
+def between(values: Callable[[Setting], Values], smaller: Setting, larger: Setting) -> Finding | None:
+    """The larger model's mean less the smaller one's, over the tasks that both have."""
+    low, high = by_task(values(smaller)), by_task(values(larger))
+    both = [task for task in low if task in high]
+    if not both:
+        return None
+    parts = {f"{task}, {side}": found[task] for side, found in (("smaller", low), ("larger", high)) for task in both}
+    weights = {name: (1 if name.endswith("larger") else -1) / len(both) for name in parts}
+    effect = linear_effect(parts, weights)._replace(tasks=len(both))
+    changes = {task: spread(high[task]).mean - spread(low[task]).mean for task in both}
+    return Finding(f"{smaller.name} to {larger.name}", effect, changes)
+
+
+def kinds(upper: str, lower: str, above: float, up_to: float, setting: Setting) -> Finding | None:
+    """One kind of ticket less another at the same levels; "full" is the full model."""
+    sides = [
+        scores(setting, kind) if kind == "full" else at_levels(setting, kind, above, up_to) for kind in (upper, lower)
+    ]
+    return finding(setting.name, difference(*sides))
+
+
+def winning_falls(setting: Setting) -> Finding | None:
+    """Winning tickets of the heavy levels less those of the light ones."""
+    far, near = (at_levels(setting, "winning", *levels) for levels in (HEAVY, LIGHT))
+    return finding(setting.name, difference(far, near))
+
+
+def gap_closes(setting: Setting) -> Finding | None:
+    """How much winning tickets lead random ones far out, less their lead in the middle."""
+    gaps: list[Values] = []
+    for levels in (FAR, MIDDLE):
+        winning, random = (at_levels(setting, kind, *levels) for kind in ("winning", "random"))
+        gaps.append({place: winning[place] - random[place] for place in winning if place in random})
+    return finding(setting.name, difference(*gaps))
+
+
+def sharing(suffix: str, setting: Setting) -> Finding | None:
+    """Ticket-Share less MT-DNN; with the suffix "+st" both fine-tuned."""
+    sides = [scores(setting, method + suffix) for method in ("ticket_share", "mt_dnn")]
+    return joined_finding(setting.name, difference(*sides))
+
+
+def _adapted(setting: Setting) -> dict[float, Values]:
+    """Share of the data -> gain of what starts from tickets over what starts from full models."""
+    found: dict[float, Values] = {}
+    for fraction, source in sorted({(r.train_fraction, r.source_task) for r in setting.runs if r.source_task}):
+        runs = select(setting.runs, train_fraction=fraction, source_task=source)
+        tickets, full = ({(r.task, r.seed): points(r) for r in best_runs(runs, m)} for m in ("winning", "full"))
+        found.setdefault(fraction, {}).update(difference(tickets, full))
+    return {fraction: values for fraction, values in found.items() if values}
+
+
+def adaptation(setting: Setting) -> Finding | None:
+    """Gain in adaptation, over tasks and shares of their data."""
+    cells = {
+        (f"{task} {100 * fraction:g} %", seed): value
+        for fraction, values in _adapted(setting).items()
+        for (task, seed), value in values.items()
+    }
+    return joined_finding(setting.name, cells)
+
+
+def few_shot(setting: Setting) -> Finding | None:
+    """Of each task the smallest learnt share's gain less that of all its data."""
+    gains = _adapted(setting)
+    found: Values = {}
+    for place in sorted({place for values in gains.values() for place in values}):
+        shares = sorted(share for share, values in gains.items() if place in values)
+        if len(shares) > 1:
+            found[place] = gains[shares[0]][place] - gains[shares[-1]][place]
+    return joined_finding(setting.name, found)
+
+
+def deviations(treated: str, control: str, setting: Setting) -> Finding | None:
+    """Deviation over seeds of one method as a multiple of another's."""
+    sides = [by_task(scores(setting, method)) for method in (treated, control)]
+    both = {
+        task: (sides[0][task], sides[1][task])
+        for task in sides[0]
+        if task in sides[1] and all(len(side[task]) >= FEWEST and spread(side[task]).sd > 0 for side in sides)
+    }
+    if not both:
+        return None
+    ratios = {task: spread(a).sd / spread(b).sd for task, (a, b) in both.items()}
+    return Finding(setting.name, deviation_ratio(both), ratios)
