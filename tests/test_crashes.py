@@ -57,12 +57,12 @@ def demo_import() -> None:
 def demo_data() -> None:
     """The demo's second step, with other sentences than those of the installed packages, which take long to collect."""
 
-    def write_origin(folder: Path, *sizes: int) -> None:
+    def write_describes(folder: Path, *sizes: int) -> None:
         for name in ("train", "dev"):
             with atomic_write(folder / f"{name}.tsv") as temporary:
-                temporary.write_text("sentence\tlabel\n")
+                temporary.write_text("name\tsentence\tlabel\n")
 
-    with mock.patch("fairseq_tickets.data.docstrings.write_origin", write_origin):
+    with mock.patch("fairseq_tickets.data.docstrings.write_describes", write_describes):
         demo._embedded_data(Path("runs"))
 
 

