@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from fairseq_tickets.analysis.claims.claim import Finding, Setting
 from fairseq_tickets.analysis.claims.pairs import (
@@ -23,6 +24,7 @@ from fairseq_tickets.analysis.effects import deviation_ratio, linear_effect
 from fairseq_tickets.analysis.results import select
 from fairseq_tickets.analysis.statistics import spread
 from fairseq_tickets.analysis.table_parts import best_runs, weight_remaining
+from fairseq_tickets.tickets import SuperTicket, ticket_from_json
 
 # Levels above the first and up to the second number. Light is what keeps 80 % of BERT-base or more, as super tickets do
 # there; in the paper's Figure 4 the kinds of tickets meet beyond 60 %.
@@ -128,6 +130,23 @@ def few_shot(setting: Setting) -> Finding | None:
         if len(shares) > 1:
             found[place] = gains[shares[0]][place] - gains[shares[-1]][place]
     return joined_finding(setting.name, found)
+
+
+def shared_heads(setting: Setting) -> Finding | None:
+    """Share of heads in the super tickets of all tasks of a seed, less that of independent tickets of these sizes."""
+    masks: dict[int, list[list[int]]] = {}
+    for run in best_runs(single_task(setting), "winning"):
+        ticket = None if run.ticket is None else ticket_from_json(run.ticket, run.path)
+        if isinstance(ticket, SuperTicket):
+            masks.setdefault(run.seed, []).append([kept for row in ticket.heads for kept in row])
+    most = max((len(tasks) for tasks in masks.values()), default=0)
+    values: Values = {}
+    for seed, tasks in masks.items():
+        if len(tasks) == most > 1:
+            chance = math.prod(spread(mask).mean for mask in tasks)
+            values["all", seed] = spread([math.prod(kept) for kept in zip(*tasks)]).mean - chance
+    found = finding(setting.name, values)
+    return None if found is None else replace(found, effect=found.effect._replace(tasks=most))
 
 
 def deviations(treated: str, control: str, setting: Setting) -> Finding | None:

@@ -18,6 +18,7 @@ from fairseq_tickets.analysis.claims.gains import (
     mean,
     pruned,
     rise,
+    shared_heads,
     sharing,
     winning_falls,
 )
@@ -193,5 +194,14 @@ CLAIMS = (
         "table S5",
         2,
         partial(deviations, "ticket_share+st", "mt_dnn+st"),
+    ),
+    Claim(
+        "S 8, tasks",
+        "Many tickets matter to most tasks alike.",
+        "share of the heads that the super tickets of all tasks keep, less that of independent tickets of these sizes",
+        ABOVE,
+        "table ownership",
+        2,
+        shared_heads,
     ),
 )

@@ -20,7 +20,7 @@ from fairseq_tickets.analysis.results import Result, result_from_json
 from fairseq_tickets.cli import main
 from fairseq_tickets.counts import DimensionCounts
 from fairseq_tickets.parameters import MATRICES
-from tests.analysis.samples import SMALL, dominant, result, write
+from tests.analysis.samples import SMALL, dominant, result, super_ticket, write
 
 TASKS = ("SST-2", "RTE")
 
@@ -165,6 +165,17 @@ def test_deviation_over_seeds() -> None:
         contents.append(run("RTE", "full", seed, 0.7 + 0.01 * seed))
         contents.append(run("RTE", "winning", seed, 0.7 + 0.02 * seed, level=0.1))
     assert found(contents)["S 8, single task"][0]["effect"].value == pytest.approx(2.0)
+
+
+def test_heads_that_all_tasks_keep() -> None:
+    """12 heads; one ticket lacks two, the other three, one of them the same: 8 of 12, by chance 10/12 · 9/12."""
+    contents = []
+    for task, pruned in (("RTE", {0, 1}), ("SST-2", {1, 2, 3})):
+        flags = [int(head not in pruned) for head in range(12)]
+        ticket = super_ticket(SMALL, [flags[:4], flags[4:8], flags[8:]], [1, 1, 1]).to_json()
+        contents += [run(task, "winning", seed, 0.7, level=0.2, ticket=ticket) for seed in (1, 2, 3)]
+    (here,) = found(contents)["S 8, tasks"]
+    assert here["effect"].value == pytest.approx(8 / 12 - 10 / 12 * 9 / 12) and here["effect"].tasks == 2
 
 
 def test_what_is_not_learnt_is_left_out() -> None:
