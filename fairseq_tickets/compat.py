@@ -14,6 +14,7 @@ What is mended, and only where it is broken:
 - PyTorch >= 2.6 does not load fairseq's own checkpoints, for want of `argparse.Namespace` on its allow-list.
 - A checkpoint's options may not call anything: fairseq evaluates some of them. Nor may hydra's logging options.
 - Python >= 3.10 has renamed an argument that hydra 1.0 uses when it prints an error.
+- What hydra can't compose (no such section or option, a value of another kind) is one line too, for fairseq's programs.
 - A `UserError` ends fairseq-train and fairseq-hydra-train with one line in place of a traceback.
 - A wrong `--user-dir` is such an error, and a value that a YAML leaves to the command line (`???`) and nobody gave.
 
@@ -251,6 +252,8 @@ def _patch_hydra_report(module: Any) -> None:
                 message = user_error_line(error)
                 if message is None and type(error).__module__.partition(".")[0] == "yaml":
                     message = f"a config file is not valid YAML: {' '.join(str(error).split())}"
+                if message is None and "fairseq" in sys.modules and "HYDRA_FULL_ERROR" not in os.environ:
+                    message = _composing_line(error)
                 if message is None:
                     raise
                 _print_line(message)
@@ -262,6 +265,31 @@ def _patch_hydra_report(module: Any) -> None:
     if sys.version_info >= (3, 10):  # hydra 1.0 names an argument that Python has renamed
         module.print_exception = lambda etype, value, tb: traceback.print_exception(etype, value, tb)
         applied.append("hydra can print errors")
+
+
+def _composing_line(error: BaseException) -> Optional[str]:
+    """What hydra could not compose: a section or option that isn't there, a value of another kind, or none at all.
+
+    hydra and omegaconf tell it in four to seven lines. None = another error, such as one of training.
+    """
+    found: Any = error.__cause__ if type(error).__module__ == "hydra.errors" else error
+    if type(found).__name__ != "MissingMandatoryValue" and found is error:
+        return None
+    key = str(getattr(found, "full_key", None) or "")
+    if not key:
+        return None
+    section, _, name = key.rpartition(".")
+    parent = found.parent_node
+    known = [str(option) for option in parent if option != "_name"] if isinstance(parent, MutableMapping) else []
+    if known and name not in known:
+        return _no_option(section or "the config", name, known, "option" if section else "section")
+    return f"{key}: {str(found).splitlines()[0]}"
+
+
+def _no_option(where: str, name: str, known: Sequence[str], kind: str = "option") -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{where} has no {kind} {name}: {hint}its {kind}s are {', '.join(known)}"
 
 
 def _patch_plugin_scan(module: Any) -> None:
@@ -320,9 +348,7 @@ def _patch_merge(module: Any) -> None:
             where = cfg.get("_name") or "the config"
             if not strange:
                 raise UserError(f"{where}: {' '.join(str(error).split())}") from error
-            close = difflib.get_close_matches(strange[0], known, 1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(f"{where} has no option {strange[0]}: {hint}its options are {', '.join(known)}") from error
+            raise UserError(_no_option(where, strange[0], known)) from error
 
     module.merge_with_parent = merge_with_parent
     applied.append("an unknown option in a YAML is one clear line")

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
+from types import SimpleNamespace
+from typing import Any, Callable
 
 import pytest
 
@@ -260,8 +261,6 @@ def test_package_imported_before_fairseq_still_registers(tmp_path: Path) -> None
 
 
 def test_hydra_prints_one_line_and_other_errors_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
-    from types import SimpleNamespace
-
     module = SimpleNamespace(run_and_report=lambda func: func())
     compat._patch_hydra_report(module)
     assert module.run_and_report(lambda: 3) == 3
@@ -275,6 +274,53 @@ def test_hydra_prints_one_line_and_other_errors_as_ever(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "fairseq-tickets: error: no such task\n"
     with pytest.raises(KeyError):
         module.run_and_report(lambda: fail(KeyError("x")))
+
+
+def composed(**change: Any) -> Callable[[], None]:
+    """hydra's composition of two sections, to which something else is set."""
+
+    def compose() -> None:
+        from hydra.errors import ConfigCompositionException
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        common = dataclasses.make_dataclass("Common", [("seed", int, 1), ("log_interval", int, 100)])
+        sections = [("common", common, dataclasses.field(default_factory=common)), ("dataset", Any, "???")]
+        made = OmegaConf.structured(dataclasses.make_dataclass("Config", sections))
+        try:
+            made.merge_with(OmegaConf.create(change))
+        except OmegaConfBaseException as error:
+            raise ConfigCompositionException("Error merging 'mine' with schema") from error
+        getattr(made, "dataset")  # noqa: B009 - a value that nobody gave
+
+    return compose
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (
+            composed(common={"log_intervall": 3}),
+            "common has no option log_intervall: did you mean log_interval? its options are seed, log_interval",
+        ),
+        (
+            composed(commn={"seed": 3}),
+            "the config has no section commn: did you mean common? its sections are common, dataset",
+        ),
+        (composed(common={"seed": "x"}), "common.seed: Value 'x' could not be converted to Integer"),
+        (composed(), "dataset: Missing mandatory value: dataset"),
+    ],
+)
+def test_what_hydra_can_not_compose_is_one_line(
+    run: Callable[[], None], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fairseq  # noqa: F401 - of other programs that use hydra nothing changes
+
+    module = SimpleNamespace(run_and_report=lambda func: func())
+    compat._patch_hydra_report(module)
+    with pytest.raises(SystemExit):
+        module.run_and_report(run)
+    assert capsys.readouterr().err == f"fairseq-tickets: error: {says}\n"
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from fairseq_tickets.cli.signals import stop_signal, stoppable
 from fairseq_tickets.documents import shown
-from fairseq_tickets.errors import UserError
+from fairseq_tickets.errors import UserError, one_line
 
 COMMANDS = {
     "import": ("import_", "turn a Hugging Face folder into a fairseq checkpoint, or a peft adapter into a delta"),
@@ -41,6 +42,14 @@ USAGE_ERROR = 2
 DEBUG = "FAIRSEQ_TICKETS_DEBUG"
 
 
+class Parser(argparse.ArgumentParser):
+    """As argparse's, whose errors quote a value whatever its length."""
+
+    def error(self, message: str) -> NoReturn:
+        """Usage and one line on standard error, exit code 2."""
+        super().error(one_line(message))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code. A UserError becomes one line on standard error and exit code 2.
 
@@ -62,7 +71,7 @@ def script(about: str | None, command: str, name: str | None = None) -> int:
 
     def run() -> int:
         module = importlib.import_module(f"fairseq_tickets.cli.{COMMANDS[command][0]}")
-        parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name is None:
             module.add_arguments(parser)
         else:
@@ -102,7 +111,7 @@ def _guarded(run: Callable[[], int]) -> int:
 def _run(arguments: list[str]) -> int:
     if any("\0" in word for word in arguments):
         raise UserError("an argument holds a NUL character; no file and no option can")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fairseq-tickets",
         description="Find, train and explain the lottery tickets of pre-trained language models.",
         epilog="fairseq-tickets COMMAND --help explains a command.",
@@ -141,5 +150,5 @@ def _run(arguments: list[str]) -> int:
 
 
 def _refuse(line: str) -> int:
-    print(f"fairseq-tickets: error: {line}", file=sys.stderr)
+    print(f"fairseq-tickets: error: {one_line(line)}", file=sys.stderr)
     return USAGE_ERROR

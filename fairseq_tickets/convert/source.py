@@ -56,12 +56,17 @@ def read_source(folder: PathLike) -> Source:
     """Read config.json and the weights of a Hugging Face or sentence-transformers folder.
 
     Raises:
-        UserError: not a folder, no config.json or weights in it, or a file is damaged.
+        UserError: not a folder, no config.json or weights in it, weights are quantised, or a file is damaged.
     """
     root = transformer_folder(folder)
     config = read_json(root / "config.json", "model config")
     if not isinstance(config, dict):
         raise UserError(f"{root / 'config.json'} must hold a JSON object")
+    if config.get("quantization_config"):
+        raise UserError(
+            f"{root / 'config.json'}: quantization_config is {shown(config['quantization_config'])}; quantised weights "
+            "are not those of the model: import it as it was before"
+        )
     name = next((name for name in WEIGHT_FILES if (root / name).is_file()), None)
     if name is None:
         raise UserError(f"no weights in {root}: expected model.safetensors or pytorch_model.bin")

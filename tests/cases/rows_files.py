@@ -151,7 +151,18 @@ TICKETS = (
     Case("a ticket not in UTF-8", lambda toy, at: (at / "dominant.json").write_bytes(b'{"\xff": 1}') and None,
          DIMENSIONS, "dominant.json is not UTF-8 text: byte 2 is 0xff"),
     Case("a ticket that is a folder", lambda toy, at: (at / "dominant.json").mkdir(), DIMENSIONS, "Is a directory"),
-    Case("a ticket of a long name", nothing, ("fairseq-tickets", "dimensions", "n" * 300), "File name too long"),
+    Case(
+        "a ticket of a long name",
+        nothing,
+        ("fairseq-tickets", "dimensions", "n" * 300 + ".json"),
+        r"error: .{0,40}\bn{90,110}\.\.\.n{80,100}\.json: File name too long",
+    ),
+    Case(
+        "an output of a long name",
+        nothing,
+        (*GOOD[:-1], "n" * 300 + ".json", "--heads", "0.3", "--ffn", "0.4"),
+        r"error: .{0,40}\bn{90,110}\.\.\.n{80,100}\.json.*File name too long",
+    ),
     Case("a ticket that is not there", nothing, DIMENSIONS, "No such file"),
     Case("a name with NUL", nothing, ("fairseq-tickets", "dimensions", "a\0b"), "NUL character"),
 )  # fmt: skip

@@ -191,6 +191,10 @@ BAD_CONFIGS = [
     ({"num_hidden_layers": LAYERS - 1}, "num_hidden_layers 2, but the weights have"),
     ({"intermediate_size": FFN + 1}, "config.json and weights disagree"),
     ({"num_attention_heads": 3}, "multiple of num_attention_heads"),
+    (
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        "quantization_config is {'quant_method': 'bitsandbytes'.*; quantised weights are not those of the model",
+    ),
     ({"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': .1.}; in fairseq's RoBERTa"),
     ({"vocab_size": 7}, "vocab_size is 7, and the word embeddings have"),
     ({"max_position_embeddings": "66"}, "max_position_embeddings is '66', and the position embeddings have"),
