@@ -30,13 +30,13 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from fairseq_tickets.data.tasks import TASKS
 from fairseq_tickets.documents import shown
 from fairseq_tickets.files import read_yaml
-from fairseq_tickets.protocol.adaptation import Adaptation
-from fairseq_tickets.protocol.dominant import Dominant
-from fairseq_tickets.protocol.early import Early
-from fairseq_tickets.protocol.iterative import Iterative
+from fairseq_tickets.protocol.recipes.adaptation import Adaptation
+from fairseq_tickets.protocol.recipes.dominant import Dominant
+from fairseq_tickets.protocol.recipes.early import Early
+from fairseq_tickets.protocol.recipes.iterative import Iterative
+from fairseq_tickets.protocol.recipes.sharing import Sharing
+from fairseq_tickets.protocol.recipes.super_tickets import SuperTickets
 from fairseq_tickets.protocol.settings import Task, Training
-from fairseq_tickets.protocol.sharing import Sharing
-from fairseq_tickets.protocol.super_tickets import SuperTickets
 from fairseq_tickets.protocol.values import (
     Count,
     FilePath,

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.protocol.adaptation import adaptation_recipes
 from fairseq_tickets.protocol.collecting import collect
 from fairseq_tickets.protocol.config import load_protocol
 from fairseq_tickets.protocol.demand import Demand, wanted
-from fairseq_tickets.protocol.dominant import dominant_recipes
 from fairseq_tickets.protocol.driver import Driver, Progress
-from fairseq_tickets.protocol.early import early_recipes
 from fairseq_tickets.protocol.engines import Engine
 from fairseq_tickets.protocol.estimate import Estimate, total
 from fairseq_tickets.protocol.inputs import Checksums, Inputs, check_levels, find_data, find_model
-from fairseq_tickets.protocol.iterative import iterative_recipes
 from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.lease import read_claim
-from fairseq_tickets.protocol.sharing import sharing_recipes
+from fairseq_tickets.protocol.recipes.adaptation import adaptation_recipes
+from fairseq_tickets.protocol.recipes.dominant import dominant_recipes
+from fairseq_tickets.protocol.recipes.early import early_recipes
+from fairseq_tickets.protocol.recipes.iterative import iterative_recipes
+from fairseq_tickets.protocol.recipes.sharing import sharing_recipes
+from fairseq_tickets.protocol.recipes.super_tickets import super_ticket_recipes
 from fairseq_tickets.protocol.steps import Step
 from fairseq_tickets.protocol.store import Store
-from fairseq_tickets.protocol.super_tickets import super_ticket_recipes
 
 
 def recipes(lab: Lab) -> None:

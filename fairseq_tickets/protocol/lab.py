@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_tickets.analysis.results import tuned
-from fairseq_tickets.protocol import finding, training
+from fairseq_tickets.protocol.functions import training
 from fairseq_tickets.protocol.inputs import Data, Model
 from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, NOTHING, TICKET, Given, Step, behind
 from fairseq_tickets.protocol.store import Store
@@ -240,7 +240,7 @@ class Lab:
             "start_ticket": Given(None),
         }
         what = f"{100 * part:g}% of training" + (f" pruned to {ticket['level']:g}" if ticket else "")
-        return self.step(finding.train_part, arguments, label_of(arguments, what), lazy=True)
+        return self.step(training.train_part, arguments, label_of(arguments, what), lazy=True)
 
     def prepare(self, task: Task) -> Step | None:
         """The step that prepares a task's data; None where the protocol names a prepared folder."""

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fairseq_tickets.protocol.estimate import Estimate
-from fairseq_tickets.protocol.shared_training import part, share
+from fairseq_tickets.protocol.functions.sharing import part, share
+from fairseq_tickets.protocol.functions.training import score, train
 from fairseq_tickets.protocol.steps import Step
-from fairseq_tickets.protocol.training import score, train
 
 FULL = {"task": "RTE", "method": "full", "level": None, "config": {"lr": 1}}
 LEVEL_2 = {"task": "RTE", "method": "winning", "level": 0.2, "config": {"lr": 1}}

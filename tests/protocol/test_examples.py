@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_tickets.protocol.config import load_protocol
-from fairseq_tickets.protocol.dominant import OF_DIMENSIONS
+from fairseq_tickets.protocol.recipes.dominant import OF_DIMENSIONS
 
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("*/protocol/*.yaml"))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_tickets.protocol.predictions import write_predictions
+from fairseq_tickets.protocol.functions.predictions import write_predictions
 from tests.plugin import toy
 from tests.plugin.training import train
 from tests.protocol.test_run import finish, results, start

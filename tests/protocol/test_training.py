@@ -8,8 +8,9 @@ import pytest
 from fairseq.logging import progress_bar
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.protocol.recording import Recorder
-from fairseq_tickets.protocol.training import scores_of, train_subset, updates_in_all
+from fairseq_tickets.protocol.functions.fairseq_train import train_subset, updates_in_all
+from fairseq_tickets.protocol.functions.recording import Recorder
+from fairseq_tickets.protocol.functions.result_content import scores_of
 
 
 @pytest.mark.parametrize(

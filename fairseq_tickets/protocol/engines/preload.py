@@ -8,7 +8,7 @@ MODULES = (
     "fairseq_cli.train",
     "fairseq_tickets.plugin.scoring",
     "fairseq_tickets.protocol.engines.local",
-    "fairseq_tickets.protocol.shared_training",
+    "fairseq_tickets.protocol.functions.sharing",
     "torch._dynamo",
 )
 

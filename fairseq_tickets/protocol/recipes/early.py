@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fairseq_tickets.protocol.lab import Lab
+from fairseq_tickets.protocol.recipes.super_tickets import Found, pruned, score, winning_levels
 from fairseq_tickets.protocol.settings import Task
-from fairseq_tickets.protocol.super_tickets import Found, pruned, score, winning_levels
 from fairseq_tickets.protocol.values import AtLeast0, Between, ByTask, Section, Several, among, by_name
 
 if TYPE_CHECKING:

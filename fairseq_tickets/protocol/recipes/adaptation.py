@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from fairseq_tickets.analysis.results import best_of
 from fairseq_tickets.protocol.lab import Lab
-from fairseq_tickets.protocol.sharing import Shared
-from fairseq_tickets.protocol.super_tickets import Found, super_ticket, winning_levels
+from fairseq_tickets.protocol.recipes.sharing import Shared
+from fairseq_tickets.protocol.recipes.super_tickets import Found, super_ticket, winning_levels
 from fairseq_tickets.protocol.values import Above0, Part, Section, Several, among
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from annotated_types import Gt, Le
 
-from fairseq_tickets.protocol.early import compared_with, levels_of
 from fairseq_tickets.protocol.lab import Lab
+from fairseq_tickets.protocol.recipes.early import compared_with, levels_of
+from fairseq_tickets.protocol.recipes.super_tickets import Found, pruned, score
 from fairseq_tickets.protocol.settings import Task
 from fairseq_tickets.protocol.steps import TICKET, Given, Step
-from fairseq_tickets.protocol.super_tickets import Found, pruned, score
 from fairseq_tickets.protocol.values import AtLeast0, ByTask, Number, Part, Section, Several
 
 if TYPE_CHECKING:

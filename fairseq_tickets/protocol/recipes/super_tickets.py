@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from fairseq_tickets.analysis.results import best_of, super_tickets
-from fairseq_tickets.protocol import training
+from fairseq_tickets.protocol.functions import training
 from fairseq_tickets.protocol.lab import Branch, Lab, Setting, label_of
 from fairseq_tickets.protocol.settings import Task
 from fairseq_tickets.protocol.steps import CHECKPOINT, SCORES, Given, Step

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal, Optional
 
 from pydantic import field_validator
 
-from fairseq_tickets.protocol import shared_training
+from fairseq_tickets.protocol.functions import sharing as functions
+from fairseq_tickets.protocol.functions.tickets import ticket_name
 from fairseq_tickets.protocol.lab import Branch, Lab, Setting, label_of
+from fairseq_tickets.protocol.recipes.super_tickets import Found, super_ticket, winning_levels
 from fairseq_tickets.protocol.settings import Task, Training
 from fairseq_tickets.protocol.steps import TICKET, TRAINING, Step
-from fairseq_tickets.protocol.super_tickets import Found, super_ticket, winning_levels
-from fairseq_tickets.protocol.training import ticket_name
 from fairseq_tickets.protocol.values import Above0, Section, Several, among
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def shared_run(lab: Lab, section: Sharing, method: str, seed: int, tickets: Mapp
         "method": method,
         "config": {**about["config"], "sampling": section.sampling, "temperature": section.temperature},
     }
-    return lab.step(shared_training.share, arguments, label_of(arguments, method), lazy=True)
+    return lab.step(functions.share, arguments, label_of(arguments, method), lazy=True)
 
 
 def part_of(lab: Lab, task: Task, shared: Step) -> Step:
@@ -112,7 +112,7 @@ def part_of(lab: Lab, task: Task, shared: Step) -> Step:
         "data": lab.data_of(task, hashed=False),
         "about": lab.about(task),
     }
-    return lab.step(shared_training.part, arguments, label_of(arguments, shared["method"]), makes_result=True)
+    return lab.step(functions.part, arguments, label_of(arguments, shared["method"]), makes_result=True)
 
 
 def fine_tune(lab: Lab, config: Training, method: str, task: Task, shared: Shared) -> None:

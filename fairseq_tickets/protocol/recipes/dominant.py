@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from fairseq_tickets.protocol import finding, training
+from fairseq_tickets.protocol.functions import finding
 from fairseq_tickets.protocol.lab import Lab, Setting, label_of
 from fairseq_tickets.protocol.settings import Task, Training
 from fairseq_tickets.protocol.steps import CHECKPOINT, TICKET, Given, Step
@@ -99,7 +99,7 @@ def extract(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
         "l1_weight": section.l1.weight,
         "l1_mode": section.l1.mode,
     }
-    l1 = lab.step(training.l1, run, label_of(run, "l1"), lazy=True)
+    l1 = lab.step(finding.l1, run, label_of(run, "l1"), lazy=True)
     arguments = {
         **{name: run[name] for name in ("task", "seed", "config", "l1_weight")},
         "l1": l1.file(CHECKPOINT),
@@ -108,7 +108,7 @@ def extract(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
         "top_k": max(section.top_k),
         "pretrained": lab.pretrained().unhashed(),
     }
-    return lab.step(training.extract, arguments, label_of(arguments, "extract"), lazy=True)
+    return lab.step(finding.extract, arguments, label_of(arguments, "extract"), lazy=True)
 
 
 def salience(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:

@@ -7,23 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.files import read_json, write_json
-from fairseq_tickets.protocol.recording import METRIC_NAMES, PARTS
-from fairseq_tickets.protocol.steps import TICKET, TRAINING
-from fairseq_tickets.protocol.store import write_result
-from fairseq_tickets.protocol.training import (
+from fairseq_tickets.protocol.functions.fairseq_train import (
     CRITERION,
-    common_result,
     count_examples,
     has_split,
-    recorded,
     run_training,
     schedule,
-    scores_of,
-    task_facts,
-    ticket_name,
     train_subset,
     updates_in_all,
 )
+from fairseq_tickets.protocol.functions.recording import METRIC_NAMES, PARTS
+from fairseq_tickets.protocol.functions.result_content import common_result, recorded, scores_of, task_facts
+from fairseq_tickets.protocol.functions.tickets import ticket_name
+from fairseq_tickets.protocol.steps import TICKET, TRAINING
+from fairseq_tickets.protocol.store import write_result
 from fairseq_tickets.super_ticket.sharing import union
 from fairseq_tickets.tickets import load_super_ticket
 

@@ -1,0 +1,1 @@
+"""Recipes of experiments, each with its section of the protocol file; read like the papers."""
