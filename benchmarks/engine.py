@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from fairseq_tickets.files import write_json
@@ -144,12 +143,11 @@ def write_results(path: Path, count: int) -> int:
 
 
 def lab_at(folder: Path) -> Any:
-    """A lab without protocol, model and data."""
-    from fairseq_tickets.protocol.lab import Lab
+    """A plan without protocol, model and data."""
+    from fairseq_tickets.protocol.plan import Plan
     from fairseq_tickets.protocol.store import Store
 
-    protocol: Any = SimpleNamespace(seeds=(1,), keep_checkpoints=False)
-    return Lab(protocol, None, {}, Store(folder), acts=True)  # type: ignore[arg-type]
+    return Plan(Store(folder), acts=True)
 
 
 def ask(lab: Any, steps: int) -> None:

@@ -17,9 +17,8 @@ from fairseq_tickets.cli.report import end_with_report
 from fairseq_tickets.errors import UserError
 
 if TYPE_CHECKING:
-    from fairseq_tickets.protocol.driver import Progress
     from fairseq_tickets.protocol.engines import Options
-    from fairseq_tickets.protocol.experiment import Status
+    from fairseq_tickets.protocol.status import Progress, Status
 
 DESCRIPTION = """\
 Run a whole experiment of a paper: fine-tune, score, prune, rewind, select, for every task and seed of a YAML file.

@@ -8,8 +8,8 @@ from typing import Any
 
 from fairseq_tickets.analysis.results import Result, super_tickets
 from fairseq_tickets.protocol.lab import Lab
+from fairseq_tickets.protocol.marks import check_output
 from fairseq_tickets.protocol.steps import COUNTS, SALIENCE, SCORES, TICKET, Step
-from fairseq_tickets.protocol.store import check_output
 from fairseq_tickets.protocol.submission import gather
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
+from fairseq_tickets.protocol.marks import Content
 from fairseq_tickets.protocol.steps import Step
-from fairseq_tickets.protocol.store import Content, Store
+from fairseq_tickets.protocol.store import Store
 
 
 class Demand:

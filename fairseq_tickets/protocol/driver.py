@@ -10,47 +10,40 @@ import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.demand import Demand, wanted
 from fairseq_tickets.protocol.engines import Engine
 from fairseq_tickets.protocol.estimate import Estimate, total
-from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.lease import Claim, Watch, read_claim
+from fairseq_tickets.protocol.plan import Plan
+from fairseq_tickets.protocol.status import Progress
 from fairseq_tickets.protocol.steps import Step
 from fairseq_tickets.protocol.work import FAILED, FINISHED, GONE, LOG, Call, Outcome, Resources
 
 POLL = 0.5  # seconds between two looks at steps that other processes do
 
 
-@dataclass
-class Progress:
-    """What is told after every change.
+class Driver:
+    """Hands steps to an engine as their needs are done, and wakes the recipes that wait for them.
 
-    Attributes:
-        done, left: numbers of steps; those that are running are among those left.
-        running: label of a step that is being done -> by which other process, "" = by this call.
-        undecided: how many branches of the recipes wait for results.
-        seconds: of one worker left; None = can't be judged.
-        news: lines about what has happened.
+    Args:
+        tell: told after every change.
+        memory: bytes to ask the engine for, for each step; 0 = nothing said.
+        keep_checkpoints: also those that no step needs any more.
     """
 
-    done: int
-    left: int
-    running: dict[str, str]
-    undecided: int
-    seconds: float | None
-    news: list[str]
-
-
-class Driver:
-    """Hands steps to an engine as their needs are done, and wakes the recipes that wait for them."""
-
     def __init__(
-        self, lab: Lab, engine: Engine, tell: Callable[[Progress], None] = lambda progress: None, memory: int = 0
+        self,
+        plan: Plan,
+        engine: Engine,
+        tell: Callable[[Progress], None] = lambda progress: None,
+        memory: int = 0,
+        keep_checkpoints: bool = False,
     ) -> None:
-        self.lab, self.store, self.engine, self.tell, self._memory = lab, lab.store, engine, tell, memory
+        self.plan, self.store, self.engine, self.tell, self._memory = plan, plan.store, engine, tell, memory
+        self._keep = keep_checkpoints
         self.demand = Demand(self.store)
         self._events: queue.SimpleQueue[tuple[Step, Future[Outcome]] | None] = queue.SimpleQueue()
         self._running: dict[str, Step] = {}
@@ -64,18 +57,18 @@ class Driver:
         self._seconds: float | None = None
         self._next_estimate = 0.0
 
-    def drive(self, recipe: Callable[[Lab], None]) -> None:
+    def drive(self, recipe: Callable[[Any], None]) -> None:
         """Do all that a recipe asks for."""
         self.begin(recipe)
         while True:
-            with self.lab.turn:
+            with self.plan.turn:
                 self._take_new()
                 self._look_elsewhere()
                 self._submit()
                 self._report()
                 self._drop_unneeded()
-                if self.lab.errors:
-                    raise self.lab.errors[0]
+                if self.plan.errors:
+                    raise self.plan.errors[0]
                 if not self._running and (self._failure is not None or not self._more()):
                     break
             self._wait()
@@ -86,36 +79,36 @@ class Driver:
                 f"the run {step.label} failed: {message} (log: {log}); finished runs are untouched, call again to go on"
             )
 
-    def begin(self, recipe: Callable[[Lab], None]) -> None:
+    def begin(self, recipe: Callable[[Any], None]) -> None:
         """Let a recipe ask for steps, find which are to be done, and hand over those that can be."""
-        self.lab.changed = lambda: self._events.put(None)
-        with self.lab.turn:
-            recipe(self.lab)
+        self.plan.changed = lambda: self._events.put(None)
+        with self.plan.turn:
+            recipe(self.plan)
             self._take_new()
             self._submit()
 
     def _take_new(self) -> None:
         """Want what recipes have asked for since the last time."""
-        steps = list(self.lab.steps.values())
+        steps = list(self.plan.steps.values())
         for step in steps[self._seen :]:
             if self.store.done(step.key):
                 self._note(step)
             if not step.lazy:
                 self.demand.want(step)
         self._seen = len(steps)
-        for key in self.lab.waited_for:
-            self.demand.want(self.lab.steps[key])
-        self.lab.waited_for.clear()
+        for key in self.plan.waited_for:
+            self.demand.want(self.plan.steps[key])
+        self.plan.waited_for.clear()
 
     def _more(self) -> bool:
         """Whether something is left to do, or may come."""
         if (
             self.demand.todo
-            or self._seen < len(self.lab.steps)
-            or any(not branch.ended for branch in self.lab.branches)
+            or self._seen < len(self.plan.steps)
+            or any(not branch.ended for branch in self.plan.branches)
         ):
             return True
-        for step in wanted(self.lab.steps):
+        for step in wanted(self.plan.steps):
             self.demand.want(step)
         if self.demand.todo:
             self._events.put(None)
@@ -160,7 +153,7 @@ class Driver:
             event = self._events.get(timeout=POLL if self._elsewhere else None)
         except queue.Empty:
             return
-        with self.lab.turn:
+        with self.plan.turn:
             while True:
                 if event is not None:
                     self._ended_step(*event)
@@ -168,7 +161,7 @@ class Driver:
                     event = self._events.get_nowait()
                 except queue.Empty:
                     break
-            self.lab.turn.notify_all()
+            self.plan.turn.notify_all()
 
     def _ended_step(self, step: Step, future: Future[Outcome]) -> None:
         del self._running[step.key]
@@ -204,7 +197,7 @@ class Driver:
                 self.demand.again(step)
                 if self.store.done(key):
                     self._note(step)
-                    self.lab.turn.notify_all()
+                    self.plan.turn.notify_all()
                     self._told.append(f"done by another process: {step.label}")
 
     def _note(self, step: Step) -> None:
@@ -214,13 +207,13 @@ class Driver:
             self._estimate.add(step, seconds)
 
     def drop_checkpoints(self) -> None:
-        """Delete the checkpoints of all steps; called when nothing is left to do."""
-        for key in self.lab.steps:
+        """Delete the checkpoints of all steps, where they are not to be kept; called when nothing is left to do."""
+        for key in self.plan.steps if not self._keep else ():
             self.store.drop(key)
 
     def _drop_unneeded(self) -> None:
         """Delete checkpoints that nobody needs any more: of steps that have ended, and of what they were made from."""
-        if self.lab.protocol.keep_checkpoints or any(not branch.ended for branch in self.lab.branches):
+        if self._keep or any(not branch.ended for branch in self.plan.branches):
             return
         for step in self._ended:
             for other in (step, *(parent for parent, _ in step.needs)):
@@ -235,7 +228,7 @@ class Driver:
             self._next_estimate = time.monotonic() + 1.0 + 50 * (time.monotonic() - began)
         running = {step.label: "" for step in self._running.values()}
         running.update({step.label: claim.name() for step, claim in self._elsewhere.values()})
-        undecided = sum(not branch.ended for branch in self.lab.branches)
+        undecided = sum(not branch.ended for branch in self.plan.branches)
         seconds = None if undecided else self._seconds
         now = Progress(self._done, len(self.demand.todo), running, undecided, seconds, self._told)
         self.tell(now)

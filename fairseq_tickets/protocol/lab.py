@@ -1,22 +1,15 @@
-"""The words that recipes are written in: train, score, search, l1, extract, salience, share; and how recipes wait.
-
-A recipe is an ordinary function that is read from top to bottom, like the paper. It calls words, which give steps at
-once, and waits where the next line depends on a result: `step.result()`. What can go on meanwhile is a branch
-(`lab.branch`): a recipe beside others, in a thread that runs alone until it waits. In a lab that does nothing
-(`--dry-run`) a branch ends where it would wait for a result that is not there.
-"""
+"""The words that recipes are written in: train, for a part of it too, and search."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_tickets.analysis.results import tuned
 from fairseq_tickets.protocol.functions import training
 from fairseq_tickets.protocol.inputs import Data, Model
+from fairseq_tickets.protocol.plan import Plan
 from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, NOTHING, TICKET, Given, Step, behind
 from fairseq_tickets.protocol.store import Store
 
@@ -25,121 +18,23 @@ if TYPE_CHECKING:
     from fairseq_tickets.protocol.settings import Task, Training
 
 Setting = tuple[float, int]  # learning rate, batch size
-Found = Mapping[Setting, Mapping[int, Step]]  # runs by setting and seed
-
-
+Runs = Mapping[Setting, Mapping[int, Step]]  # by setting and seed
 DRAWN = ("random", "random_dimensions", "random_elements")  # tickets of these methods are drawn, not found
 
 
-class NotKnown(Exception):
-    """What a branch waits for will not come: nothing is being done, or a step failed."""
-
-
-class Branch:
-    """A recipe that goes on beside others; `result` waits until it has ended and gives what it returned."""
-
-    def __init__(self, lab: Lab, recipe: Callable[..., Any], arguments: Sequence[Any]) -> None:
-        self._lab, self._recipe, self._arguments = lab, recipe, arguments
-        self.ended = self.known = False
-        self._returned: Any = None
-
-    def run(self) -> None:
-        """Called once, by the lab."""
-        with self._lab.turn:
-            try:
-                self._returned = self._recipe(self._lab, *self._arguments)
-                self.known = True
-            except NotKnown:
-                pass
-            except BaseException as error:
-                self._lab.errors.append(error)
-            self.ended = True
-            self._lab.changed()
-
-    def result(self) -> Any:
-        """Wait until the recipe has ended; what it returned."""
-        self._lab.wait_until(lambda: self.ended)
-        if not self.known:
-            raise NotKnown
-        return self._returned
-
-
-class Lab:
-    """Steps of one experiment, as its recipes ask for them.
+class Lab(Plan):
+    """Steps of one protocol.
 
     Args:
-        store: where they are.
-        acts: whether steps will be done; else branches end where they would wait.
-
-    Attributes:
-        steps: by key, in the order in which recipes asked.
-        turn: held by the branch, or the experiment, that runs.
-        errors: that recipes ended with.
+        store, acts: see `Plan`.
     """
 
     def __init__(
         self, protocol: Protocol, model: Model, data: Mapping[str, Data], store: Store, acts: bool = False
     ) -> None:
-        self.protocol, self.model, self.data, self.store = protocol, model, data, store
-        self.folder: Path = store.folder
+        super().__init__(store, acts)
+        self.protocol, self.model, self.data = protocol, model, data
         self.seeds = protocol.seeds
-        self.steps: dict[str, Step] = {}
-        self.branches: list[Branch] = []
-        self.errors: list[BaseException] = []
-        self.turn = threading.Condition()
-        self.ended = not acts
-        self.waited_for: set[str] = set()
-        self.changed: Callable[[], None] = lambda: None
-
-    def step(self, function: Callable[..., None], arguments: Mapping[str, Any], label: str, **options: Any) -> Step:
-        """The step of a call; asked for again, it is the same one."""
-        step = Step(self, function, arguments, label, **options)
-        known = self.steps.setdefault(step.key, step)
-        if known is step:
-            step.order = len(self.steps)
-            self.changed()
-        known.predicts |= step.predicts
-        return known
-
-    def branch(self, recipe: Callable[..., Any], *arguments: Any) -> Branch:
-        """Go on with `recipe(lab, *arguments)` beside what comes next."""
-        branch = Branch(self, recipe, arguments)
-        self.branches.append(branch)
-        if self.ended:
-            branch.run()
-        else:
-            threading.Thread(target=branch.run, daemon=True).start()
-        return branch
-
-    def wait(self, steps: Iterable[Step]) -> list[Any]:
-        """Wait until steps are done; their results, or folders where they make none.
-
-        Raises:
-            NotKnown: they will not be done, in this call.
-        """
-        steps = list(steps)
-        for step in steps:
-            if not self.store.done(step.key):
-                self.waited_for.add(step.key)
-                self.changed()
-        self.wait_until(lambda: all(self.store.done(step.key) for step in steps))
-        return [self.store.result(step.key) if step.makes_result else step.folder for step in steps]
-
-    def wait_until(self, there: Callable[[], bool]) -> None:
-        """Let others run until something is there.
-
-        Raises:
-            NotKnown: it will not be.
-        """
-        self.turn.wait_for(lambda: there() or self.ended)
-        if not there():
-            raise NotKnown
-
-    def end(self) -> None:
-        """Nothing will be done any more: branches that wait end."""
-        with self.turn:
-            self.ended = True
-            self.turn.notify_all()
 
     def train(
         self,
@@ -189,9 +84,7 @@ class Lab:
         label = label_of(arguments, method)
         return self.step(training.train, arguments, label, makes_result=True, predicts=predicts)
 
-    def search(
-        self, settings: Sequence[Setting], train: Callable[[Setting, int], Step]
-    ) -> Mapping[Setting, Mapping[int, Step]]:
+    def search(self, settings: Sequence[Setting], train: Callable[[Setting, int], Step]) -> Runs:
         """Runs of every setting on the seeds to search on, and of the best one on the others, once it is known."""
         count = self.protocol.search_seeds
         runs = {setting: {seed: train(setting, seed) for seed in self.seeds[:count]} for setting in settings}
@@ -200,7 +93,7 @@ class Lab:
             runs[best].update({seed: train(best, seed) for seed in self.seeds[count:]})
         return runs
 
-    def best(self, runs: Found) -> Setting:
+    def best(self, runs: Runs) -> Setting:
         """The setting with the best mean score over seeds on the part of dev kept for selection, the one that tables
         show: of those with the most seeds. Waits for the runs where these are several."""
         most = max(map(len, runs.values()))

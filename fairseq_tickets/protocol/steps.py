@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq_tickets.errors import UserError
 
 if TYPE_CHECKING:
-    from fairseq_tickets.protocol.lab import Lab
+    from fairseq_tickets.protocol.plan import Plan
 
 RESULT_VERSION = 1
 KEY_LENGTH = 20
@@ -49,7 +49,7 @@ class Given:
 
 
 class Step:
-    """A handle on one call; made by `Lab.step`.
+    """A handle on one call; made by `Plan.step`.
 
     Attributes:
         key: see the head of this file.
@@ -67,7 +67,7 @@ class Step:
 
     def __init__(
         self,
-        lab: Lab,
+        plan: Plan,
         function: Callable[..., None],
         arguments: Mapping[str, Any],
         label: str,
@@ -81,15 +81,15 @@ class Step:
         self.kind = kind_of(function)
         self.arguments = arguments
         self.key = step_key(self.kind, arguments)
-        self.folder: Path = lab.folder / self.key
+        self.folder: Path = plan.folder / self.key
         self.label, self.makes_result, self.lazy, self.predicts = label, makes_result, lazy, predicts
         self.needs = tuple((given.step, given.file) for given in _givens(arguments) if given.step is not None)
         self.order = 0
-        self._lab = lab
+        self._plan = plan
 
     def result(self) -> Any:
         """Wait until the step is done; its `Result`, or its folder where it makes none."""
-        return self._lab.wait([self])[0]
+        return self._plan.wait([self])[0]
 
     def file(self, name: str) -> Given:
         """One of its outputs, as an argument of another step; the key of this step stands for it."""

@@ -1,7 +1,6 @@
-"""Folders of steps: OUTPUT/EXPERIMENT/KEY/ with what the step wrote, its log, and `done.json`, written last.
+"""The folder of an experiment: OUTPUT/EXPERIMENT/KEY/ with what a step wrote, its log, and its mark, see `marks`.
 
-`done.json` holds the checksums of all outputs: one that was edited or cut is refused by name, whoever reads it. A
-result may also stand without a folder, as a line of a file in OUTPUT/EXPERIMENT/results/: that is how results travel.
+A result may also stand without a folder, as a line of a file in OUTPUT/EXPERIMENT/results/: that is how results travel.
 """
 
 from __future__ import annotations
@@ -11,17 +10,16 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from fairseq_tickets.analysis.result_lines import SUFFIX, read_lines, result_line
-from fairseq_tickets.analysis.results import Result, checksum, result_from_json
+from fairseq_tickets.analysis.results import Result, result_from_json
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import atomic_write, read_json, sha256, write_json
+from fairseq_tickets.files import atomic_write, read_json, write_json
+from fairseq_tickets.protocol.marks import DONE, Content, check_output, done_facts, inputs_of, inside, write_done
 from fairseq_tickets.protocol.steps import CHECKPOINT, PREDICTIONS, RESULT, TICKET, Step
 
-DONE, RESULTS, LINES, REPLACED = "done.json", "results", "runs.jsonl", ".replaced"
+RESULTS, LINES, REPLACED = "results", "runs.jsonl", ".replaced"
 ADOPTED = (RESULT, TICKET)  # what is taken over of a run without `done.json`
-Content = Mapping[str, Any]
 Inputs = Mapping[str, Mapping[str, str]]
 
 
@@ -68,7 +66,7 @@ class Store:
 
     def has(self, key: str, file: str) -> bool:
         """Whether a step is done and an output is there: a file, or a folder with all its files."""
-        names = _inside(self.facts(key).get("outputs", {}), file) if self.done(key) else []
+        names = inside(self.facts(key).get("outputs", {}), file) if self.done(key) else []
         return bool(names) and all((self.folder / key / name).is_file() for name in names)
 
     def seconds(self, key: str) -> float | None:
@@ -223,53 +221,3 @@ class Store:
             with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         return len(lines)
-
-
-def done_facts(folder: Path) -> Content | None:
-    """What a step's `done.json` says; None where the step is not done."""
-    path = folder / DONE
-    if not path.is_file():
-        return None
-    facts = read_json(path, "done")
-    if not isinstance(facts, Mapping) or not isinstance(facts.get("outputs"), Mapping):
-        raise UserError(f"{path} does not name the outputs of its step; delete {folder} to run it again")
-    return facts
-
-
-def check_output(folder: Path, file: str, facts: Content) -> None:
-    """Refuse an output, a file or a folder, that is not what was written.
-
-    Raises:
-        UserError: naming it.
-    """
-    for name in _inside(facts["outputs"], file):
-        path = folder / name
-        if not path.is_file() or sha256(path) != facts["outputs"][name]:
-            raise UserError(f"{path} was changed after it was written; delete {folder} to run it again")
-
-
-def _inside(names: Iterable[str], file: str) -> list[str]:
-    return [name for name in names if name == file or name.startswith(f"{file}/")]
-
-
-def write_done(folder: Path, outputs: Iterable[Path], facts: Content) -> None:
-    """Mark a step as done.
-
-    Args:
-        outputs: its files, in `folder` already.
-        facts: what else to note: "seconds", "where", "inputs" (role -> checksum).
-    """
-    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(outputs)}
-    write_json(folder / DONE, {"outputs": digests, **facts})
-
-
-def write_result(folder: Path, content: Content) -> None:
-    """Write a result with its checksum, after checking that it can be read again."""
-    full = {**content, "checksum": checksum(content)}
-    result_from_json(full, str(folder / RESULT))
-    write_json(folder / RESULT, full)
-
-
-def inputs_of(content: Content) -> dict[str, str]:
-    """Checksums of a result's inputs, by role."""
-    return {role: entry["sha256"] for role, entry in content.get("inputs", {}).items()}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fairseq_tickets.analysis.results import Result, select, super_tickets, tuned
 from fairseq_tickets.files import atomic_write
-from fairseq_tickets.protocol.store import Store, check_output
+from fairseq_tickets.protocol.marks import check_output
+from fairseq_tickets.protocol.store import Store
 
 
 def gather(results: Iterable[Result], store: Store, tasks: Sequence[str]) -> list[Path]:

@@ -24,8 +24,8 @@ from typing import Any
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, sync
 from fairseq_tickets.protocol import lease
+from fairseq_tickets.protocol.marks import DONE, check_output, done_facts, inputs_of, write_done
 from fairseq_tickets.protocol.steps import RESULT
-from fairseq_tickets.protocol.store import DONE, check_output, done_facts, inputs_of, write_done
 
 LOG, SPEC = "log.txt", "spec.json"
 FINISHED, FAILED, TAKEN, GONE = "finished", "failed", "taken", "gone"

@@ -13,7 +13,7 @@ import pytest
 from fairseq_tickets.cli import main
 from fairseq_tickets.cli.run import duration, progress
 from fairseq_tickets.protocol import lease
-from fairseq_tickets.protocol.driver import Progress
+from fairseq_tickets.protocol.status import Progress
 from tests.protocol.conftest import inputs, write  # noqa: F401  (fixtures)
 
 

@@ -16,10 +16,10 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol import driver, lease
 from fairseq_tickets.protocol.engines import local
 from fairseq_tickets.protocol.lease import Lease
-from fairseq_tickets.protocol.store import DONE, write_done
+from fairseq_tickets.protocol.marks import DONE, write_done
 from fairseq_tickets.protocol.work import GONE, Outcome
 from tests.protocol import toy_steps
-from tests.protocol.toy_steps import chain, drive, lab_at, said, texts
+from tests.protocol.toy_steps import chain, drive, plan_at, said, texts
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,24 +55,24 @@ def wait_for(there: Any, seconds: float = 60.0) -> None:
 def test_workers_make_no_difference_and_nothing_is_done_twice(tmp_path: Path) -> None:
     for workers in (1, 3):
         folder = tmp_path / str(workers)
-        told = drive(lab_at(folder), local.LocalEngine(workers), chain)
+        told = drive(plan_at(folder), local.LocalEngine(workers), chain)
         assert max(len(now.running) for now in told) <= workers
         assert sorted(starts(folder)) == sorted({*starts(folder)})  # once each
         assert (told[-1].done, told[-1].left, told[-1].running) == (12, 0, {})
     assert texts(tmp_path / "1") == texts(tmp_path / "3")
     assert sorted(texts(tmp_path / "1").values())[:3] == ["a", "aa0", "aa0aa1aa2a!"]
     before = starts(tmp_path / "1")
-    drive(lab_at(tmp_path / "1"), local.LocalEngine(1), chain)
+    drive(plan_at(tmp_path / "1"), local.LocalEngine(1), chain)
     assert starts(tmp_path / "1") == before
 
 
 def test_an_output_that_is_a_folder_is_found_by_the_next_step(tmp_path: Path) -> None:
-    drive(lab_at(tmp_path), local.LocalEngine(1), toy_steps.through_a_folder)
+    drive(plan_at(tmp_path), local.LocalEngine(1), toy_steps.through_a_folder)
     assert "inside!" in texts(tmp_path).values()
 
 
 def test_what_two_steps_need_is_done_once(tmp_path: Path) -> None:
-    drive(lab_at(tmp_path), local.LocalEngine(2), toy_steps.needed_twice)
+    drive(plan_at(tmp_path), local.LocalEngine(2), toy_steps.needed_twice)
     assert starts(tmp_path) == ["first", "second", "last"]
 
 
@@ -87,13 +87,13 @@ def test_a_step_that_finds_no_input_again_and_again_has_failed(tmp_path: Path, m
 
     monkeypatch.setattr(local, "do_in_child", gone)
     with pytest.raises(UserError, match="the run reads it failed: data is not there"):
-        drive(lab_at(tmp_path), local.LocalEngine(1), toy_steps.through_a_folder)
+        drive(plan_at(tmp_path), local.LocalEngine(1), toy_steps.through_a_folder)
     assert len(calls) == 2
 
 
 def test_a_failed_step_is_one_line_and_what_is_done_stays(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        drive(lab_at(tmp_path), local.LocalEngine(2), toy_steps.failing)
+        drive(plan_at(tmp_path), local.LocalEngine(2), toy_steps.failing)
     assert str(error.value).startswith("the run bad failed: there is a reason (log: ") and "\n" not in str(error.value)
     assert list(texts(tmp_path).values()) == ["good"]
     assert not list(tmp_path.glob("*/lease-*")) and not list(tmp_path.glob("*/attempt-*"))
@@ -101,7 +101,7 @@ def test_a_failed_step_is_one_line_and_what_is_done_stays(tmp_path: Path) -> Non
 
 def test_a_step_that_dies_is_named_with_its_signal(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the run dies failed: it was ended by signal 9"):
-        drive(lab_at(tmp_path), local.LocalEngine(1), toy_steps.dying)
+        drive(plan_at(tmp_path), local.LocalEngine(1), toy_steps.dying)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -140,15 +140,15 @@ def test_what_another_process_ends_just_before_the_start_is_not_done_again(
             write_done(folder, [folder / toy_steps.SAID], {})
 
     monkeypatch.setattr(driver, "read_claim", late)
-    drive(lab_at(tmp_path), local.LocalEngine(1), lambda lab: said(lab, "x"))
+    drive(plan_at(tmp_path), local.LocalEngine(1), lambda lab: said(lab, "x"))
     assert starts(tmp_path) == [] and list(texts(tmp_path).values()) == ["by another"]
 
 
 def test_what_another_process_does_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim from another machine that grows is respected; one that stops growing is taken over, and that is said."""
     monkeypatch.setattr(lease, "STALE", 1.0)
-    lab = lab_at(tmp_path)
-    key = said(lab_at(tmp_path, acts=False), "x").key
+    lab = plan_at(tmp_path)
+    key = said(plan_at(tmp_path, acts=False), "x").key
     folder = tmp_path / key
     folder.mkdir(parents=True)
     path = folder / "lease-1"
@@ -193,8 +193,8 @@ def test_a_claim_has_one_owner(tmp_path: Path) -> None:
 
 def test_a_step_done_in_a_stale_folder_is_not_believed(tmp_path: Path) -> None:
     """Existence of a folder, a log, a specification or outputs is never enough."""
-    lab = lab_at(tmp_path)
-    key = said(lab_at(tmp_path, acts=False), "x").key
+    lab = plan_at(tmp_path)
+    key = said(plan_at(tmp_path, acts=False), "x").key
     (tmp_path / key).mkdir(parents=True)
     for name in ("said.txt", "spec.json", "log.txt"):
         (tmp_path / key / name).write_text("old")
@@ -203,12 +203,12 @@ def test_a_step_done_in_a_stale_folder_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_an_output_that_was_changed_is_refused_before_it_is_used(tmp_path: Path) -> None:
-    first = lab_at(tmp_path)
+    first = plan_at(tmp_path)
     drive(first, local.LocalEngine(1), lambda lab: said(lab, "x"))
     (key,) = texts(tmp_path)
     (tmp_path / key / "said.txt").write_text("other")
     with pytest.raises(UserError, match="said.txt was changed after it was written; delete"):
-        drive(lab_at(tmp_path), local.LocalEngine(1), lambda lab: said(lab, "y", said(lab, "x")))
+        drive(plan_at(tmp_path), local.LocalEngine(1), lambda lab: said(lab, "y", said(lab, "x")))
     (tmp_path / key / "said.txt").unlink()  # gone, not changed: made again
-    drive(lab_at(tmp_path), local.LocalEngine(1), lambda lab: said(lab, "y", said(lab, "x")))
+    drive(plan_at(tmp_path), local.LocalEngine(1), lambda lab: said(lab, "y", said(lab, "x")))
     assert sorted(texts(tmp_path).values()) == ["x", "xy"]

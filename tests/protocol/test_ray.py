@@ -19,7 +19,7 @@ from fairseq_tickets.protocol.work import Resources
 from tests.protocol import toy_steps
 from tests.protocol.conftest import inputs, write  # noqa: F401  (fixtures)
 from tests.protocol.test_run import results
-from tests.protocol.toy_steps import chain, drive, lab_at, texts
+from tests.protocol.toy_steps import chain, drive, plan_at, texts
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pytestmark = [
@@ -48,8 +48,8 @@ def engine_on(cluster: Any, folder: Path) -> Any:
 
 
 def test_the_same_as_on_one_machine(cluster: Any, tmp_path: Path) -> None:
-    drive(lab_at(tmp_path / "ray"), engine_on(cluster, tmp_path / "ray"), chain)
-    drive(lab_at(tmp_path / "local"), local.LocalEngine(1), chain)
+    drive(plan_at(tmp_path / "ray"), engine_on(cluster, tmp_path / "ray"), chain)
+    drive(plan_at(tmp_path / "local"), local.LocalEngine(1), chain)
     assert texts(tmp_path / "ray") == texts(tmp_path / "local")
     lines = (tmp_path / "ray" / "starts.txt").read_text().splitlines()
     assert len(lines) == 12  # nothing was done twice
@@ -57,10 +57,10 @@ def test_the_same_as_on_one_machine(cluster: Any, tmp_path: Path) -> None:
 
 def test_a_step_that_fails_by_itself_is_not_done_again(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the run bad failed: there is a reason"):
-        drive(lab_at(tmp_path / "one"), engine_on(cluster, tmp_path / "one"), toy_steps.failing)
+        drive(plan_at(tmp_path / "one"), engine_on(cluster, tmp_path / "one"), toy_steps.failing)
     began = time.monotonic()
     with pytest.raises(UserError, match="the run dies failed: it was ended by signal 9"):
-        drive(lab_at(tmp_path / "two"), engine_on(cluster, tmp_path / "two"), toy_steps.dying)
+        drive(plan_at(tmp_path / "two"), engine_on(cluster, tmp_path / "two"), toy_steps.dying)
     assert time.monotonic() - began < 60
 
 
@@ -74,7 +74,7 @@ def test_steps_of_a_lost_node_are_done_again(cluster: Any, tmp_path: Path) -> No
 
     thread = threading.Thread(target=lose)
     thread.start()
-    drive(lab_at(tmp_path), engine_on(cluster, tmp_path), toy_steps.slow)
+    drive(plan_at(tmp_path), engine_on(cluster, tmp_path), toy_steps.slow)
     thread.join()
     assert sorted(texts(tmp_path).values()) == ["slow0", "slow1", "slow2", "slow3"]
     assert len(toy_starts(tmp_path)) == 5  # one of the four was begun twice

@@ -12,8 +12,9 @@ import pytest
 from fairseq_tickets.analysis.result_lines import result_line
 from fairseq_tickets.analysis.results import checksum
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.marks import check_output, done_facts, inputs_of, write_done, write_result
 from fairseq_tickets.protocol.steps import step_key
-from fairseq_tickets.protocol.store import Store, check_output, done_facts, inputs_of, write_done, write_result
+from fairseq_tickets.protocol.store import Store
 from tests.analysis import samples
 
 INPUTS = {"model": {"file": "model.pt", "sha256": "aa"}, "RTE: train": {"file": "train.tsv", "sha256": "bb"}}

@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.protocol.driver import Driver, Progress
+from fairseq_tickets.protocol.driver import Driver
 from fairseq_tickets.protocol.engines import Engine, Options, local, start_engine
-from fairseq_tickets.protocol.lab import Lab
+from fairseq_tickets.protocol.plan import Plan
+from fairseq_tickets.protocol.status import Progress
 from fairseq_tickets.protocol.steps import Step
 from fairseq_tickets.protocol.store import Store
 
@@ -57,68 +57,66 @@ def nothing(folder: Path, number: int) -> None:
     """A step that writes nothing."""
 
 
-def lab_at(folder: Path, acts: bool = True) -> Lab:
-    """A lab for the recipes below."""
-    protocol: Any = SimpleNamespace(seeds=(1,), keep_checkpoints=False)
-    model: Any = None
-    return Lab(protocol, model, {}, Store(folder), acts)
+def plan_at(folder: Path, acts: bool = True) -> Plan:
+    """A plan for the recipes below."""
+    return Plan(Store(folder), acts)
 
 
-def said(lab: Lab, text: str, *after: Step, seconds: float = 0.0) -> Step:
-    return lab.step(say, {"text": text, "seconds": seconds, "after": [step.file(SAID) for step in after]}, text)
+def said(plan: Plan, text: str, *after: Step, seconds: float = 0.0) -> Step:
+    return plan.step(say, {"text": text, "seconds": seconds, "after": [step.file(SAID) for step in after]}, text)
 
 
-def chain(lab: Lab) -> None:
+def chain(plan: Plan) -> None:
     """Three steps after one, in a branch; one more that depends on a result."""
 
-    def branch(lab: Lab, name: str) -> Step:
-        first = said(lab, name)
-        others = [said(lab, f"{name}{number}", first, seconds=0.2) for number in range(3)]
-        last = said(lab, f"{name}!", *others)
+    def branch(plan: Plan, name: str) -> Step:
+        first = said(plan, name)
+        others = [said(plan, f"{name}{number}", first, seconds=0.2) for number in range(3)]
+        last = said(plan, f"{name}!", *others)
         text = (last.result() / SAID).read_text()
-        return said(lab, f"{name}:{len(text)}", last)
+        return said(plan, f"{name}:{len(text)}", last)
 
     for name in ("a", "b"):
-        lab.branch(branch, name)
+        plan.branch(branch, name)
 
 
-def through_a_folder(lab: Lab) -> None:
+def through_a_folder(plan: Plan) -> None:
     """One step writes a folder, the next one reads it."""
-    written = lab.step(write_folder, {"text": "inside"}, "writes a folder")
-    lab.step(read_folder, {"data": written.file("data")}, "reads it")
+    written = plan.step(write_folder, {"text": "inside"}, "writes a folder")
+    plan.step(read_folder, {"data": written.file("data")}, "reads it")
 
 
-def needed_twice(lab: Lab) -> None:
+def needed_twice(plan: Plan) -> None:
     """A step that is done for the two after it only, one of which needs the other."""
 
     def lazy(text: str, *after: Step) -> Step:
         arguments = {"text": text, "seconds": 0.2, "after": [step.file(SAID) for step in after]}
-        return lab.step(say, arguments, text, lazy=True)
+        return plan.step(say, arguments, text, lazy=True)
 
     first = lazy("first")
-    said(lab, "last", first, lazy("second", first))
+    said(plan, "last", first, lazy("second", first))
 
 
-def slow(lab: Lab) -> None:
+def slow(plan: Plan) -> None:
     """Four steps of some seconds."""
     for number in range(4):
-        said(lab, f"slow{number}", seconds=3.0)
+        said(plan, f"slow{number}", seconds=3.0)
 
 
-def failing(lab: Lab) -> None:
+def failing(plan: Plan) -> None:
     """One step fails by itself, one is fine, one waits for the failed one."""
-    bad = lab.step(fail, {"message": "there is a reason"}, "bad")
-    said(lab, "good")
+    bad = plan.step(fail, {"message": "there is a reason"}, "bad")
+    said(plan, "good")
 
-    def branch(lab: Lab) -> None:
+    def branch(plan: Plan) -> None:
         bad.result()
-        said(lab, "never")
+        said(plan, "never")
 
-    lab.branch(branch)
+    plan.branch(branch)
 
 
-def dying(lab: Lab) -> None:
-    lab.step(die, {"text": "x"}, "dies")
+def dying(plan: Plan) -> None:
+    plan.step(die, {"text": "x"}, "dies")
 
 
 def hurried(folder: Path, text: str) -> None:
@@ -128,18 +126,18 @@ def hurried(folder: Path, text: str) -> None:
     (folder / SAID).write_text(text)
 
 
-def slow_once(lab: Lab) -> None:
-    lab.step(hurried, {"text": "at last"}, "hurried")
+def slow_once(plan: Plan) -> None:
+    plan.step(hurried, {"text": "at last"}, "hurried")
 
 
 RECIPES = {"chain": chain, "slow": slow, "failing": failing, "dying": dying}
 
 
-def drive(lab: Lab, engine: Engine, recipe: Callable[[Lab], None]) -> list[Progress]:
+def drive(plan: Plan, engine: Engine, recipe: Callable[[Plan], None]) -> list[Progress]:
     """Do a recipe; what was told."""
     told: list[Progress] = []
     try:
-        Driver(lab, engine, told.append).drive(recipe)
+        Driver(plan, engine, told.append).drive(recipe)
     except UserError:
         engine.close(kill=False)
         raise
@@ -147,7 +145,7 @@ def drive(lab: Lab, engine: Engine, recipe: Callable[[Lab], None]) -> list[Progr
         engine.close(kill=True)
         raise
     finally:
-        lab.end()
+        plan.end()
     engine.close(kill=False)
     return told
 
@@ -162,7 +160,7 @@ def main(folder: str, engine: str, workers: str, recipe: str) -> int:
     local.PRELOADED = []
     path = Path(folder)
     try:
-        drive(lab_at(path), start_engine(engine, Options(workers=int(workers)), path), RECIPES[recipe])
+        drive(plan_at(path), start_engine(engine, Options(workers=int(workers)), path), RECIPES[recipe])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ from fairseq_tickets.protocol.engines import Options, local, start_engine
 from tests.protocol import toy_steps
 from tests.protocol.conftest import inputs, write  # noqa: F401  (fixtures)
 from tests.protocol.test_run import results
-from tests.protocol.toy_steps import chain, drive, lab_at, texts
+from tests.protocol.toy_steps import chain, drive, plan_at, texts
 from tests.slurm.cluster import cluster, missing, output, wait_until
 
 pytest.importorskip("submitit", reason="the extra [slurm] is not installed")
@@ -49,8 +49,8 @@ def starts(folder: Path) -> list[str]:
 
 
 def test_the_same_as_on_one_machine_in_arrays(tmp_path: Path) -> None:
-    drive(lab_at(tmp_path / "slurm"), engine(tmp_path / "slurm"), chain)
-    drive(lab_at(tmp_path / "local"), local.LocalEngine(1), chain)
+    drive(plan_at(tmp_path / "slurm"), engine(tmp_path / "slurm"), chain)
+    drive(plan_at(tmp_path / "local"), local.LocalEngine(1), chain)
     assert texts(tmp_path / "slurm") == texts(tmp_path / "local")
     assert sorted(starts(tmp_path / "slurm")) == sorted({*starts(tmp_path / "slurm")})
     jobs = output("sacct", "-X", "-n", "-P", "-o", "JobID").split()
@@ -59,7 +59,7 @@ def test_the_same_as_on_one_machine_in_arrays(tmp_path: Path) -> None:
 
 def test_a_step_that_fails_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the run bad failed: there is a reason"):
-        drive(lab_at(tmp_path), engine(tmp_path), toy_steps.failing)
+        drive(plan_at(tmp_path), engine(tmp_path), toy_steps.failing)
     assert "good" in texts(tmp_path).values()
 
 
@@ -91,17 +91,17 @@ def test_a_preempted_job_goes_back(tmp_path: Path) -> None:
 
 def test_a_job_at_its_time_limit_goes_back(tmp_path: Path) -> None:
     """A first attempt longer than the limit, a second one that is not."""
-    drive(lab_at(tmp_path), engine(tmp_path, time=1), toy_steps.slow_once)
+    drive(plan_at(tmp_path), engine(tmp_path, time=1), toy_steps.slow_once)
     assert list(texts(tmp_path).values()) == ["at last"]
     assert len(starts(tmp_path)) == 2
 
 
 def test_what_slurm_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--engine slurm: sbatch refuses the job: .*[Pp]artition") as error:
-        drive(lab_at(tmp_path), start_engine("slurm", Options(partition="nowhere"), tmp_path), chain)
+        drive(plan_at(tmp_path), start_engine("slurm", Options(partition="nowhere"), tmp_path), chain)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="sbatch refuses the job"):
-        drive(lab_at(tmp_path), engine(tmp_path, gpus=1), chain)
+        drive(plan_at(tmp_path), engine(tmp_path, gpus=1), chain)
 
 
 def test_a_whole_protocol_is_bit_for_bit_that_of_one_machine(write: Any, tmp_path: Path) -> None:  # noqa: F811

@@ -12,7 +12,7 @@ from typing import Any
 from fairseq_tickets.files import read_json
 from fairseq_tickets.protocol.functions.fairseq_train import count_examples, train_subset
 from fairseq_tickets.protocol.functions.recording import Recorder
-from fairseq_tickets.protocol.store import done_facts
+from fairseq_tickets.protocol.marks import done_facts
 
 
 def common_result(what: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

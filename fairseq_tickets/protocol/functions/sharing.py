@@ -19,8 +19,8 @@ from fairseq_tickets.protocol.functions.fairseq_train import (
 from fairseq_tickets.protocol.functions.recording import METRIC_NAMES, PARTS
 from fairseq_tickets.protocol.functions.result_content import common_result, recorded, scores_of, task_facts
 from fairseq_tickets.protocol.functions.tickets import ticket_name
+from fairseq_tickets.protocol.marks import write_result
 from fairseq_tickets.protocol.steps import TICKET, TRAINING
-from fairseq_tickets.protocol.store import write_result
 from fairseq_tickets.super_ticket.sharing import union
 from fairseq_tickets.tickets import load_super_ticket
 

@@ -22,8 +22,8 @@ from fairseq_tickets.protocol.functions.fairseq_train import (
 )
 from fairseq_tickets.protocol.functions.result_content import common_result, recorded, scores_of, seconds_of, task_facts
 from fairseq_tickets.protocol.functions.tickets import make_ticket
+from fairseq_tickets.protocol.marks import write_result
 from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, SCORES, TICKET, TRAINING
-from fairseq_tickets.protocol.store import write_result
 
 
 def prepare(folder: Path, task: str, inputs: Mapping[str, str], glue: str, tokenizer: str, dictionary: str) -> None:

@@ -9,7 +9,8 @@ from pydantic import field_validator
 
 from fairseq_tickets.protocol.functions import sharing as functions
 from fairseq_tickets.protocol.functions.tickets import ticket_name
-from fairseq_tickets.protocol.lab import Branch, Lab, Setting, label_of
+from fairseq_tickets.protocol.lab import Lab, Setting, label_of
+from fairseq_tickets.protocol.plan import Branch
 from fairseq_tickets.protocol.recipes.super_tickets import Found, super_ticket, winning_levels
 from fairseq_tickets.protocol.settings import Task, Training
 from fairseq_tickets.protocol.steps import TICKET, TRAINING, Step

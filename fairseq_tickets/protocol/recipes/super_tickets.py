@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from fairseq_tickets.analysis.results import best_of, super_tickets
 from fairseq_tickets.protocol.functions import training
-from fairseq_tickets.protocol.lab import Branch, Lab, Setting, label_of
+from fairseq_tickets.protocol.lab import Lab, Runs, Setting, label_of
+from fairseq_tickets.protocol.plan import Branch
 from fairseq_tickets.protocol.settings import Task
 from fairseq_tickets.protocol.steps import CHECKPOINT, SCORES, Given, Step
 from fairseq_tickets.protocol.values import AtLeast0, ByTask, Count, Flag, Natural, Section, Several, among, by_name
@@ -77,7 +78,7 @@ class Tickets:
         winning: runs under winning tickets by setting and seed, by level.
     """
 
-    full: Mapping[Setting, Mapping[int, Step]]
+    full: Runs
     winning: dict[tuple[Setting, int], list[Step]] = field(default_factory=dict)
 
     def rivals(self, seed: int, lr: float | None = None) -> list[Step]:
