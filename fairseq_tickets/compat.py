@@ -16,6 +16,8 @@ What is mended, and only where it is broken:
 - Python >= 3.10 has renamed an argument that hydra 1.0 uses when it prints an error.
 - What hydra can't compose (no such section or option, a value of another kind) is one line too, for fairseq's programs.
 - A `UserError` ends fairseq-train and fairseq-hydra-train with one line in place of a traceback.
+- omegaconf 2.0 builds type annotations anew whenever a value is read, which fairseq's trainer does some 50 times an
+  update: plain values are told apart without that.
 - A wrong `--user-dir` is such an error, and a value that a YAML leaves to the command line (`???`) and nobody gave.
 
 Newer fairseq, hydra and omegaconf pass through untouched: nothing here asks for a version, only for the fault.
@@ -509,6 +511,23 @@ def _patch_logging(module: Any) -> None:
     applied.append("hydra's logging makes handlers of logging alone")
 
 
+def _patch_value_kind(module: Any) -> None:
+    """omegaconf._utils: tell plain values from references quickly; whatever could be one goes the old way."""
+    old = module.get_value_kind
+
+    @functools.wraps(old)
+    def get_value_kind(value: Any, return_match_list: bool = False) -> Any:
+        held = value._value() if isinstance(value, sys.modules["omegaconf.base"].Node) else value
+        is_text = isinstance(held, str)
+        if is_text and (held == "???" or "${" in held):
+            return old(value, return_match_list)
+        kind = module.ValueKind.VALUE
+        return (kind, [] if is_text else None) if return_match_list else kind
+
+    module.get_value_kind = get_value_kind
+    applied.append("omegaconf tells plain values from references quickly")
+
+
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 _HANDLER = re.compile(r"logging\.(handlers\.)?[A-Z]\w*|colorlog\.ColoredFormatter")
 
@@ -525,6 +544,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "fairseq.dataclass.utils": _patch_merge,
     "fairseq.options": _patch_help,
     "fairseq.utils": _patch_user_dir,
+    "omegaconf._utils": _patch_value_kind,
     "hydra._internal.utils": _patch_hydra_report,
     "hydra.core.utils": _patch_logging,
     "hydra.core.plugins": _patch_plugin_scan,

@@ -227,7 +227,7 @@ def _working_type(x: Tensor) -> Tensor:
 def _replace(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
     """Give `linear` new tensors; requires_grad stays what it was."""
     linear.out_features, linear.in_features = weight.shape
-    linear.weight = nn.Parameter(weight.clone(), requires_grad=linear.weight.requires_grad)
+    linear.weight = nn.Parameter(weight.contiguous().clone(), requires_grad=linear.weight.requires_grad)
     linear.bias = nn.Parameter(bias.clone(), requires_grad=linear.bias.requires_grad)
 
 

@@ -47,6 +47,26 @@ def test_importing_omegaconf_sets_the_hook_off_without_the_package(tmp_path: Pat
     assert found == "True False False []"
 
 
+def test_kinds_of_values_are_those_that_omegaconf_tells() -> None:
+    from omegaconf import AnyNode, IntegerNode, OmegaConf, StringNode, _utils
+
+    mended = _utils.get_value_kind
+    own = mended.__wrapped__  # type: ignore[attr-defined]
+    config = OmegaConf.create({"a": {"b": 1}, "c": "${a.b}", "d": [1, "${c}"], "e": "???", "f": None, "g": "${a}"})
+    nodes = [config, *(config._get_node(key) for key in config)]
+    texts = ["", "x", "$", "${", "${x", "${a.b}", "http://${a}/", "${env:HOME}", "???", "????", "${a b}", "1"]
+    rows = [*nodes, *texts, *map(StringNode, texts), *map(AnyNode, [*texts, 1, 1.5, True, None]), IntegerNode(3)]
+    rows += [None, 1, 2.5, False, b"x", {"a": 1}, [1], IntegerNode(None)]
+    rows += [OmegaConf.create({"x": missing})._get_node("x") for missing in ("???", {}, [])]
+    for value in rows:
+        assert mended(value) == own(value), value
+        kind, found = mended(value, return_match_list=True)
+        expected_kind, expected = own(value, return_match_list=True)
+        assert kind == expected_kind
+        assert [match.group(0) for match in found or ()] == [match.group(0) for match in expected or ()], value
+        assert (found is None) == (expected is None), value
+
+
 @pytest.fixture
 def import_user_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
     """fairseq's import_user_module, leaving no module and no path behind."""

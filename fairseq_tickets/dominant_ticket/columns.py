@@ -79,7 +79,7 @@ class ColumnLinear(nn.Linear):
         dims = torch.tensor([i for i in dimensions if i != bias_dimension], dtype=torch.long)
         weight = linear.weight.detach()
         self.register_buffer("dims", dims.to(weight.device), persistent=False)
-        self.columns = nn.Parameter(weight[:, self.dims].clone()) if len(dims) else None
+        self.columns = nn.Parameter(weight[:, self.dims].contiguous().clone()) if len(dims) else None
         # Column by column in memory: writing k columns then touches k · out_features numbers in a row, and not a page
         # of memory for each of them. Products are as fast either way.
         by_column = weight.to(frozen_dtype or weight.dtype).t().contiguous().t()

@@ -14,6 +14,7 @@ here, when the plugin registers itself, lasts as long as the process, and is don
 | checkpoint_utils: load, save and copy once more | delta_checkpoints | `--delta-checkpoints` | fairseq has a hook |
 | checkpoint_utils.save_checkpoint | delta_checkpoints | a removed file takes its delta along | fairseq has a hook |
 | AMPOptimizer.step | mixed_precision | `--amp` unscales gradients twice | fairseq mends it |
+| utils.set_torch_seed | seeds | 2 to 8 ms an update for devices not there | PyTorch mends it |
 | distributed_utils: torch.load | workers | a checkpoint sent between workers is a pickle | as above: weights only |
 | distributed_utils.all_gather_list | workers | it needs a GPU, and 16 KB are too few | fairseq mends it |
 | Trainer.load_checkpoint once more | workers | a pruned model has new parameters to average | fairseq has a hook |
@@ -24,9 +25,9 @@ here, when the plugin registers itself, lasts as long as the process, and is don
 
 from __future__ import annotations
 
-from fairseq_tickets.plugin import checkpoints, delta_checkpoints, mixed_precision, workers
+from fairseq_tickets.plugin import checkpoints, delta_checkpoints, mixed_precision, seeds, workers
 
-INSTALLERS = (checkpoints, delta_checkpoints, mixed_precision, workers)
+INSTALLERS = (checkpoints, delta_checkpoints, mixed_precision, seeds, workers)
 
 
 def install() -> None:

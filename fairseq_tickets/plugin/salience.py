@@ -19,6 +19,7 @@ from fairseq_tickets.dominant_ticket.salience import METRICS, Salience, dimensio
 from fairseq_tickets.encoder_layer import TicketEncoderLayer, encoder_layers
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, sha256
+from fairseq_tickets.heap import keep_freed_memory
 from fairseq_tickets.parameters import MATRICES
 from fairseq_tickets.plugin.criterion import example_losses
 from fairseq_tickets.plugin.mixed_precision import DTYPES, checked
@@ -84,6 +85,7 @@ def checkpoint_salience(
         part["max_positions"] = max_positions
     model, task = load_pretrained(pretrained, data, seed, separator_token, **part)
     model.to(device)
+    keep_freed_memory()
     dataset = task.load_dataset(split)
     chosen = sample_of(len(dataset), examples)
     if metric == "activation":

@@ -16,6 +16,7 @@ from torch import Tensor
 from fairseq_tickets import __version__
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import PathLike, sha256
+from fairseq_tickets.heap import keep_freed_memory
 from fairseq_tickets.plugin.criterion import example_losses
 from fairseq_tickets.plugin.loading import load_finetuned
 from fairseq_tickets.plugin.mixed_precision import DTYPES, checked
@@ -74,6 +75,7 @@ def score_checkpoint(
             f"--checkpoint {checkpoint} is not of task ticket_sentence_prediction; importance scores one task"
         )
     model.to(device)
+    keep_freed_memory()
     task.load_dataset(split)
     dataset = task.dataset(split)
     chosen = sample_of(len(dataset), limit)

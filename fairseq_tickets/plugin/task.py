@@ -29,6 +29,7 @@ from fairseq_tickets.dominant_ticket.columns import apply_ticket as apply_column
 from fairseq_tickets.dominant_ticket.updates import parts_of, trainable_slices
 from fairseq_tickets.encoder_layer import RECOMPUTE, encoder_layers
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.heap import keep_freed_memory
 from fairseq_tickets.metrics import METRICS, metrics_that_fit
 from fairseq_tickets.parameters import is_dead_copy
 from fairseq_tickets.plugin import labels, mixed_precision
@@ -300,6 +301,10 @@ class TicketSentencePredictionTask(SentenceTask, SentencePredictionTask):  # typ
         mixed_precision.settle(cfg, self.precision, mixed_precision.device_type(self.cfg.cpu))
         self._criterion = super().build_criterion(cfg)
         return self._criterion
+
+    def begin_epoch(self, epoch: int, model: nn.Module) -> None:
+        """Called by fairseq before an epoch's first update."""
+        keep_freed_memory()
 
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
         """One update; gradients are averaged over examples and clipped.

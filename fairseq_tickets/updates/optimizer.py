@@ -80,8 +80,7 @@ class SlicedOptimizer:
             may_move = leaf.part.group is None or active is None or leaf.part.group in active
             gradient = leaf.parameter.grad if may_move else None
             if leaf.tensor is leaf.parameter:
-                if not may_move:
-                    leaf.parameter.grad = None
+                leaf.parameter.grad = None if gradient is None else gradient.contiguous()
                 continue
             leaf.tensor.grad = None if gradient is None else leaf.part.read(gradient)
         self._collected = True
@@ -114,8 +113,17 @@ class SlicedOptimizer:
         return self.inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the inner optimizer's state. Values need nothing: they are read from the parameters at every step."""
+        """Load the inner optimizer's state. Values need nothing: they are read from the parameters at every step.
+
+        Whether PyTorch's fused kernel works here is this machine's affair, not that of the state; and it takes leaves,
+        gradients and state for contiguous without looking.
+        """
         self.inner.load_state_dict(state)
+        for group in self.inner.param_groups:
+            if "fused" in group:
+                group["fused"] = self.inner.defaults["fused"]
+        for moments in self.inner.state.values():
+            moments.update({name: x.contiguous() for name, x in moments.items() if isinstance(x, Tensor)})
 
     def _refresh(self, leaf: Leaf) -> None:
         """The parameter may have been loaded, or moved to other storage, since the last step."""

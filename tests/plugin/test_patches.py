@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from fairseq import checkpoint_utils, models, trainer
+from fairseq import checkpoint_utils, models, trainer, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim.amp_optimizer import AMPOptimizer
 
@@ -17,6 +17,7 @@ PATCHED = [
     *((checkpoint_utils, "verify_checkpoint_directory"), (checkpoint_utils, "load_model_ensemble_and_task")),
     (models.BaseFairseqModel, "load_state_dict"),
     *((trainer.Trainer, "load_checkpoint"), (AMPOptimizer, "step"), (checkpoint_utils, "save_checkpoint")),
+    (utils, "set_torch_seed"),
     *((distributed_utils, "torch"), (distributed_utils, "all_gather_list")),
 ]
 

@@ -25,6 +25,7 @@ from omegaconf import II, OmegaConf, open_dict
 from torch import nn
 
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.heap import keep_freed_memory
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.plugin import mixed_precision
 from fairseq_tickets.plugin.criterion import warn_of_one_class
@@ -287,6 +288,10 @@ class TicketMultitaskTask(SentenceTask, FairseqTask):  # type: ignore[misc]
             raise UserError(f"--criterion {name} knows one task only; --task ticket_multitask needs {CRITERION}")
         mixed_precision.settle(cfg, self.precision, mixed_precision.device_type(self.cfg.cpu))
         return TicketMultitaskCriterion(cfg, self)
+
+    def begin_epoch(self, epoch: int, model: nn.Module) -> None:
+        """Called by fairseq before an epoch's first update."""
+        keep_freed_memory()
 
     def gate(self, model: nn.Module, name: str) -> None:
         """Gate the encoder by a task's ticket for what comes next; no ticket = open gates."""
