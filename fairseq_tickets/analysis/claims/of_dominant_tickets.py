@@ -88,7 +88,7 @@ CLAIMS = (
     ),
     Claim(
         "D (b), tasks",
-        "The ticket is the same from task to task (Jaccard 0.67, random tickets nearly 0).",
+        "The ticket is much the same from task to task (Jaccard 0.67, random tickets nearly 0).",
         "Jaccard of the dimensions of two tasks' tickets of one seed, less that of random tickets",
         ABOVE,
         "jaccard --group tasks",
@@ -205,8 +205,8 @@ OWN = (
     ),
     Claim(
         "salience, overlap",
-        "... and has the same dimensions.",
-        "Jaccard of the dimensions of a salience ticket and of the L1 run's of the same task and seed, less chance",
+        "... and has much the same dimensions.",
+        "Jaccard of a salience ticket and the L1 run's of the same task, seed and sizes, less that of random tickets",
         ABOVE,
         "jaccard",
         2,

@@ -124,7 +124,10 @@ def markdown(
     for title, claims in judged:
         lines += [f"## {title}", "", render(_table(claims), "markdown").split("\n\n", 1)[1]]
         lines += ["What was measured, and the command that shows the numbers behind it:", ""]
-        lines += [f"- {claim.key}: {claim.measured}. `fairseq-tickets {claim.command}`" for claim, _ in claims]
+        lines += [
+            f"- {claim.key}: {claim.measured}; holds {claim.rule}. `fairseq-tickets {claim.command}`"
+            for claim, _ in claims
+        ]
         lines += [""]
     lines += ["## Results", "", *(f"- {name}: `{signature(runs)}`" for name, runs in results.items()), ""]
     return "\n".join(lines)
@@ -140,7 +143,7 @@ def _table(claims: Sequence[Judged]) -> Table:
             many = f"{effect.n} in {effect.tasks} task{'s' if effect.tasks > 1 else ''}"
             about = (claim.key, claim.says) if number == 0 else ("", "")
             rows.append([*cells(*about, finding.setting, many, interval(claim, finding)), Cell(said, said != OPEN)])
-    return Table("", columns("Claim", "The paper says", "Results", "n", "Effect [95 %]", "Verdict"), rows)
+    return Table("", columns("Place", "Claim", "Results", "n", "Effect [95 %]", "Verdict"), rows)
 
 
 def interval(claim: Claim, finding: Finding) -> str:

@@ -66,9 +66,19 @@ def across_tasks(setting: Setting) -> Finding | None:
 
 
 def like_salience(setting: Setting) -> Finding | None:
-    """Similarity of the ticket of one pass and that of the L1 run, same task and seed."""
+    """Similarity of the ticket of one pass and that of the L1 run, same task and seed, at the latter's sizes."""
     found, known = tickets_of(setting, "salience"), tickets_of(setting)
-    return finding(setting.name, {p: beyond_chance(found[p], known[p]) for p in sorted(found) if p in known})
+    values = {p: beyond_chance(_as_large(found[p], known[p]), known[p]) for p in sorted(found) if p in known}
+    return finding(setting.name, values)
+
+
+def _as_large(ticket: DominantTicket, as_this: DominantTicket) -> DominantTicket:
+    """The first dimensions of each matrix, no more of them than `as_this` has there."""
+    rows = {
+        matrix: [dims[: len(kept)] for dims, kept in zip(ticket.dimensions[matrix], as_this.dimensions[matrix])]
+        for matrix in MATRICES
+    }
+    return DominantTicket(ticket.shape, rows)
 
 
 def recurring(ticket: DominantTicket) -> float:

@@ -288,3 +288,13 @@ def test_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_what_is_not_there(argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["claims", str(tmp_path / argument)]) == 2
     assert capsys.readouterr().err.startswith("fairseq-tickets: error: ")
+
+
+def test_salience_is_compared_at_the_sizes_of_the_other() -> None:
+    """One pass names 4, 5, 6; the L1 run found 5, 9 only: of 4, 5 and 5, 9 one of three is common."""
+    contents = []
+    for seed in (1, 2, 3):
+        contents.append(ticket_run("SST-2", seed, [[5, 9]]))
+        contents.append(ticket_run("SST-2", seed, [[4, 5, 6]]) | {"method": "salience", "key": f"salience-{seed}"})
+    chance = sum(stats.hypergeom(21, 2, 2).pmf(k) * k / (4 - k) for k in range(3))
+    assert found(contents)["salience, overlap"][0]["effect"].value == pytest.approx(1 / 3 - chance)
