@@ -83,7 +83,7 @@ class Nowhere:
 
     at_once = 0
 
-    def check(self, needed: Any, folder: Path) -> None:
+    def check(self, needed: Any) -> None:
         """Nothing is refused."""
 
     def submit(self, calls: Any) -> list[Any]:

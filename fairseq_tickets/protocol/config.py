@@ -29,7 +29,9 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from fairseq_tickets.data.tasks import TASKS
 from fairseq_tickets.documents import shown
+from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_yaml
+from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.protocol.recipes.adaptation import Adaptation
 from fairseq_tickets.protocol.recipes.dominant import Dominant
 from fairseq_tickets.protocol.recipes.early import Early
@@ -137,6 +139,16 @@ class Protocol(Section):
         if self.super_tickets is None and self.dominant is None and self.sharing is None:
             raise ValueError("it asks for nothing: it needs a section super_tickets, dominant or sharing")
         return self
+
+    def check(self, shape: ModelShape) -> None:
+        """Refuse what makes no sense for a model, before anything runs."""
+        for name in ("super_tickets", "iterative"):
+            section = getattr(self, name)
+            try:
+                if section is not None:
+                    section.check(shape)
+            except ValueError as error:
+                raise UserError(sentence(f"{self.path}: {name}", error)) from error
 
     def _check_tasks(self) -> None:
         if not self.tasks:

@@ -144,7 +144,7 @@ class Driver:
 
     def _call(self, step: Step, stale: int | None) -> Call:
         resources = resources_of(step, self._memory)
-        self.engine.check(resources, self.store.folder)
+        self.engine.check(resources)
         return Call(str(self.store.folder), step.told(), resources, stale, self.demand.seen[step.key])
 
     def _wait(self) -> None:

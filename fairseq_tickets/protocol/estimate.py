@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fairseq_tickets.protocol.steps import Step
@@ -27,37 +28,24 @@ class Estimate:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[Any, ...], tuple[float, int]] = {}
-        self._known: dict[str, list[tuple[Any, ...]]] = {}
 
     def add(self, step: Step, seconds: float) -> None:
         """A step is done and took so long."""
         if step.kind in TRAINING:
-            for place in self._places(step, {}):
+            for place in _places(step):
                 total, count = self._sums.get(place, (0.0, 0))
                 self._sums[place] = (total + seconds, count + 1)
 
     def __call__(self, step: Step) -> float | None:
         """Seconds that a step will take; None without one that is like it."""
         if step.kind == "share":
-            return total(self._of(step, task) for task in step["tasks"])
-        if step.kind == "train_part":
-            whole = self._of(step, {})
-            return None if whole is None else step["part"] * whole
-        return self._of(step, {}) if step.kind in TRAINING else 0.0
+            return total(self._like(step, task) for task in step["tasks"])
+        seconds = self._like(step) if step.kind in (*TRAINING, "train_part") else 0.0
+        return step["part"] * seconds if step.kind == "train_part" and seconds else seconds
 
-    def _of(self, step: Step, own: dict[str, Any]) -> float | None:
-        for place in self._places(step, own):
-            if place in self._sums:
-                seconds, count = self._sums[place]
-                return seconds / count
-        return None
-
-    def _places(self, step: Step, own: dict[str, Any]) -> list[tuple[Any, ...]]:
-        if own:
-            return _places(step, own)
-        if step.key not in self._known:
-            self._known[step.key] = _places(step, own)
-        return self._known[step.key]
+    def _like(self, *arguments: Any) -> float | None:
+        known = next((self._sums[place] for place in _places(*arguments) if place in self._sums), None)
+        return known and known[0] / known[1]
 
 
 def total(times: Iterable[float | None]) -> float | None:
@@ -66,10 +54,8 @@ def total(times: Iterable[float | None]) -> float | None:
     return None if None in known else sum(seconds or 0.0 for seconds in known)
 
 
-def _places(step: Step, own: dict[str, Any]) -> list[tuple[Any, ...]]:
+def _places(step: Step, own: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tuple[Any, ...]]:
     """What a step is like, most alike first; `own` are arguments in place of the step's."""
-    places = []
     for names in ALIKE:
         values = (own[name] if name in own else step.get(name) for name in names)
-        places.append((len(names), *(json.dumps(value, sort_keys=True, default=str) for value in values)))
-    return places
+        yield (len(names), *(json.dumps(value, sort_keys=True, default=str) for value in values))

@@ -10,7 +10,7 @@ from fairseq_tickets.protocol.collecting import collect
 from fairseq_tickets.protocol.config import load_protocol
 from fairseq_tickets.protocol.driver import Driver
 from fairseq_tickets.protocol.engines import Engine
-from fairseq_tickets.protocol.inputs import Checksums, Inputs, check_levels, find_data, find_model
+from fairseq_tickets.protocol.inputs import Checksums, Inputs, find_data, find_model
 from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.recipes.adaptation import adaptation_recipes
 from fairseq_tickets.protocol.recipes.dominant import dominant_recipes
@@ -48,7 +48,7 @@ class Experiment:
         self.folder = output / self.protocol.experiment
         self._checksums = Checksums(output / "checksums.json")
         self._model = find_model(self.protocol, self._checksums)
-        check_levels(self.protocol, self._model)
+        self.protocol.check(self._model.shape)
         self._data = {
             name: find_data(self.protocol, task, self._checksums) for name, task in self.protocol.tasks.items()
         }

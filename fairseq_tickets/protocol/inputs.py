@@ -142,46 +142,6 @@ def find_data(protocol: Protocol, task: Task, checksums: Checksums) -> Data:
     return Data(None, {name: str(path) for name, path in source.items()}, inputs)
 
 
-def check_levels(protocol: Protocol, model: Model) -> None:
-    """Refuse levels that prune nothing or everything of this model, before anything runs.
-
-    Raises:
-        UserError: naming the level, or a min_heads_per_layer that leaves too little to prune.
-    """
-    from fairseq_tickets.super_ticket.pruning import prune_count
-
-    section = protocol.super_tickets
-    if section is None:
-        return
-    _check_step(protocol, model)
-    place = f"{protocol.path}: super_tickets: levels"
-    layers, heads = model.shape.layers, model.shape.heads
-    for level in dict.fromkeys(level for levels in section.levels.values() for level in levels):
-        if level >= 1:
-            raise UserError(f"{place}: {level:g} prunes everything; a level must be less than 1 (0.2 prunes 20 %)")
-        head_count, ffn_count = prune_count(level, layers * heads, place), prune_count(level, layers, place)
-        if head_count + ffn_count == 0:
-            raise UserError(
-                f"{place}: {level:g} prunes nothing: the model has {layers * heads} heads and {layers} FFNs, and "
-                f"{level:g} of either is less than one"
-            )
-        if head_count > layers * (heads - section.min_heads_per_layer):
-            raise UserError(
-                f"{protocol.path}: super_tickets: min_heads_per_layer {section.min_heads_per_layer} leaves too few "
-                f"heads to prune at level {level:g}"
-            )
-
-
-def _check_step(protocol: Protocol, model: Model) -> None:
-    from fairseq_tickets.super_ticket.pruning import prune_count
-
-    if protocol.iterative is not None:
-        step, place = protocol.iterative.step, f"{protocol.path}: iterative: step"
-        layers, heads = model.shape.layers, model.shape.heads
-        if prune_count(step, layers * heads, place) + prune_count(step, layers, place) == 0:
-            raise UserError(f"{place}: {step:g} prunes nothing of the model's {layers * heads} heads and {layers} FFNs")
-
-
 def _prepared_inputs(task: Task, checksums: Checksums) -> Inputs:
     assert task.data is not None
     if not (task.data / "input0" / "dict.txt").is_file():

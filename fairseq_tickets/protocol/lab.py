@@ -39,11 +39,11 @@ class Lab(Plan):
     def train(
         self,
         task: Task,
-        config: Training,
         setting: Setting,
         seed: int,
         fraction: float,
         method: str,
+        config: Training | None = None,
         level: float | None = None,
         top_k: int | None = None,
         ticket: Mapping[str, Any] | None = None,
@@ -58,6 +58,7 @@ class Lab(Plan):
         Args:
             fraction: of the training data.
             method: "full", "winning" and so on: one of `analysis.result_fields.METHODS`.
+            config: how it is trained, where not as the task says.
             level, top_k: of its ticket.
             ticket: what it is made from, see `training.make_ticket`; None = no ticket, or that of `start`.
             start: the run whose checkpoint it starts from; None = the pre-trained model.
@@ -65,7 +66,7 @@ class Lab(Plan):
             saves: whether its checkpoint is kept until nobody needs it any more.
             found: how its ticket was found, where its method leaves that open; it stands in the result's `config`.
         """
-        about = self.describe(task, config, setting, seed, fraction)
+        about = self.describe(task, setting, seed, fraction, config)
         arguments = {
             **about,
             "config": {**about["config"], **(found or {})},
@@ -124,7 +125,7 @@ class Lab(Plan):
             start: the run whose checkpoint it starts from; None = the pre-trained model.
         """
         arguments = {
-            **self.describe(task, task, setting, seed, 1.0),
+            **self.describe(task, setting, seed),
             "method": "part",
             "part": part,
             "decay": decay,
@@ -135,22 +136,11 @@ class Lab(Plan):
         what = f"{100 * part:g}% of training" + (f" pruned to {ticket['level']:g}" if ticket else "")
         return self.step(training.train_part, arguments, label_of(arguments, what), lazy=True)
 
-    def prepare(self, task: Task) -> Step | None:
-        """The step that prepares a task's data; None where the protocol names a prepared folder."""
-        data = self.data[task.name]
-        if data.source is None:
-            return None
-        digests = {role: entry["sha256"] for role, entry in sorted(data.inputs.items())}
-        arguments = {
-            "task": task.name,
-            "inputs": digests,
-            **{name: Given(value) for name, value in data.source.items()},
-        }
-        return self.step(training.prepare, arguments, f"prepare {task.name}", lazy=True)
-
-    def describe(self, task: Task, config: Training, setting: Setting, seed: int, fraction: float) -> dict[str, Any]:
+    def describe(
+        self, task: Task, setting: Setting, seed: int, fraction: float = 1.0, config: Training | None = None
+    ) -> dict[str, Any]:
         """Arguments of any training run on a task, but for method and ticket."""
-        settings = config.config(*setting)
+        settings = (config or task).config(*setting)
         settings["max_positions"] = min(settings["max_positions"] or self.model.positions, self.model.positions)
         return {
             "model": self.pretrained(),
@@ -170,10 +160,16 @@ class Lab(Plan):
         return Given(str(self.model.checkpoint), self.model.inputs["model"]["sha256"])
 
     def data_of(self, task: Task, hashed: bool = True) -> Given:
-        """A task's prepared folder, as an argument; its inputs stand for it in a key."""
-        data, prepared = self.data[task.name], self.prepare(task)
+        """A task's prepared folder, as an argument; its inputs stand for it in a key. Where the protocol names no
+        folder, a step prepares it."""
+        data = self.data[task.name]
         digests = {role: entry["sha256"] for role, entry in sorted(data.inputs.items())}
-        given = Given(str(data.folder)) if prepared is None else prepared.file(DATA)
+        if data.source is None:
+            given = Given(str(data.folder))
+        else:
+            source = {name: Given(value) for name, value in data.source.items()}
+            arguments = {"task": task.name, "inputs": digests, **source}
+            given = self.step(training.prepare, arguments, f"prepare {task.name}", lazy=True).file(DATA)
         return replace(given, hashed=digests if hashed else NOTHING)
 
     def about(self, task: Task) -> Given:

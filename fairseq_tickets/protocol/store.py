@@ -201,9 +201,9 @@ class Store:
         if not wanted and not target.is_dir():
             return
         try:
-            target.mkdir(exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
             for path in target.iterdir():
-                if path.suffix in (".json", ".npz") and path.name not in wanted:
+                if path.suffix in (".json", ".npz", ".tsv") and path.name not in wanted:
                     path.unlink()
             for file, source in wanted.items():
                 if not (target / file).is_file() or (target / file).read_bytes() != source.read_bytes():

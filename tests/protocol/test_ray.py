@@ -101,7 +101,7 @@ def test_what_the_cluster_does_not_have_is_refused(cluster: Any, tmp_path: Path)
         (Resources(1, 0, 2**50), "no node of the Ray cluster has so much"),
     ):
         with pytest.raises(UserError, match=message):
-            engine.check(needed, tmp_path)
+            engine.check(needed)
     engine.close(kill=False)
 
 

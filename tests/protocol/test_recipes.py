@@ -359,7 +359,7 @@ def test_levels_that_make_no_sense_for_the_model(write: Any, section: dict[str, 
 
 
 def test_a_step_that_prunes_nothing_of_the_model(write: Any) -> None:
-    with pytest.raises(UserError, match="iterative: step: 0.05 prunes nothing of the model's 12 heads and 3 FFNs"):
+    with pytest.raises(UserError, match="iterative: step: 0.05 prunes nothing: the model has 12 heads and 3 FFNs"):
         Experiment(write(super_tickets={"levels": [0.1]}, iterative={"step": 0.05}), Path("nowhere"))
 
 

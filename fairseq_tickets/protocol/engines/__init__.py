@@ -27,8 +27,8 @@ class Engine(Protocol):
 
     at_once: int
 
-    def check(self, needed: Resources, folder: Path) -> None:
-        """Refuse, before anything is done, what this engine can't give, or a folder that not all of it can see.
+    def check(self, needed: Resources) -> None:
+        """Refuse, before anything is done, what this engine can't give.
 
         Raises:
             UserError: saying what.

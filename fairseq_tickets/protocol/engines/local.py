@@ -20,7 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from types import ModuleType
 
 from fairseq_tickets.errors import UserError
@@ -53,7 +52,7 @@ class LocalEngine:
         self._running: set[ForkServerProcess] = set()
         self._closed = False
 
-    def check(self, needed: Resources, folder: Path) -> None:
+    def check(self, needed: Resources) -> None:
         """See `Engine.check`."""
         if needed.gpus:
             check_gpus()

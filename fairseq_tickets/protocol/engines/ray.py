@@ -58,7 +58,7 @@ class RayEngine:
             self._leave()
             raise
 
-    def check(self, needed: Resources, folder: Path) -> None:
+    def check(self, needed: Resources) -> None:
         """See `Engine.check`."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if needed.gpus and not any(node.get("GPU", 0) >= needed.gpus for node in nodes):

@@ -60,7 +60,7 @@ class SlurmEngine:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def check(self, needed: Resources, folder: Path) -> None:
+    def check(self, needed: Resources) -> None:
         """See `Engine.check`: Slurm itself refuses what it can't give."""
 
     def submit(self, calls: Sequence[Call]) -> list[Future[Outcome]]:

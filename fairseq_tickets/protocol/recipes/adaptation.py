@@ -56,7 +56,7 @@ def adapt(lab: Lab, section: Adaptation, method: str, seed: int, found: Found, s
         for fraction in section.fractions:
             for setting in task.grid(section.learning_rates):
                 lab.train(
-                    task, task, setting, seed, fraction, method,
+                    task, setting, seed, fraction, method,
                     level=start.get("level"), start=start, source_task=section.source,
                 )  # fmt: skip
 

@@ -87,7 +87,7 @@ def train_dominant(lab: Lab, section: Dominant, task: Task, method: str, top_k: 
         return {"elements": section.element_fraction, "seed": seed} if method == "random_elements" else None
 
     def train(setting: Setting, seed: int) -> Step:
-        return lab.train(task, section.training, setting, seed, 1.0, method, top_k=top_k, ticket=ticket(seed))
+        return lab.train(task, setting, seed, 1.0, method, section.training, top_k=top_k, ticket=ticket(seed))
 
     lab.search(section.training.grid(section.learning_rates[method]), train)
 
@@ -95,7 +95,7 @@ def train_dominant(lab: Lab, section: Dominant, task: Task, method: str, top_k: 
 def extract(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
     """The dominant ticket of an L1 run: fine-tuning of all weights under the penalty."""
     run = {
-        **lab.describe(task, section.l1, section.l1.grid()[0], seed, 1.0),
+        **lab.describe(task, section.l1.grid()[0], seed, config=section.l1),
         "l1_weight": section.l1.weight,
         "l1_mode": section.l1.mode,
     }
@@ -113,7 +113,7 @@ def extract(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
 
 def salience(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
     """The dominant ticket of one pass at the pre-trained weights; the seed is that of the random task head."""
-    about = lab.describe(task, section.training, section.training.grid()[0], seed, 1.0)
+    about = lab.describe(task, section.training.grid()[0], seed, config=section.training)
     wanted = ("max_positions", "separator_token", "device", "threads")
     arguments = {
         **{name: about[name] for name in ("model", "data", "task", "subset", "subset_seed", "fraction", "seed")},

@@ -68,9 +68,7 @@ def train_early(lab: Lab, section: Early, task: Task, found: Found) -> None:
             scores = score(lab, task, lab.train_part(task, setting, seed, part, decay="whole"))
             for level in section.levels[task.name]:
                 ticket = pruned(lab, scores, "winning", level, seed)
-                lab.train(
-                    task, task, setting, seed, 1.0, "early", level=level, ticket=ticket, found={"found_after": part}
-                )
+                lab.train(task, setting, seed, 1.0, "early", level=level, ticket=ticket, found={"found_after": part})
 
 
 def early_recipes(lab: Lab, found: Found) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from annotated_types import Gt, Le
 
+from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.recipes.early import compared_with, levels_of
-from fairseq_tickets.protocol.recipes.super_tickets import Found, pruned, score
+from fairseq_tickets.protocol.recipes.super_tickets import Found, check_prunes, pruned, score
 from fairseq_tickets.protocol.settings import Task
 from fairseq_tickets.protocol.steps import TICKET, Given, Step
 from fairseq_tickets.protocol.values import AtLeast0, ByTask, Number, Part, Section, Several
@@ -47,6 +48,10 @@ class Iterative(Section):
                 raise ValueError(f"levels: {level:g} is no whole number of steps of {self.step:g}")
         return self.model_copy(update={"tasks": tuple(known), "levels": levels})
 
+    def check(self, shape: ModelShape) -> None:
+        """Refuse a step that prunes nothing of a model."""
+        check_prunes("step", self.step, shape)
+
     def steps_to(self, level: float) -> int:
         """How many steps prune a level."""
         return int(self._steps(level))
@@ -69,7 +74,7 @@ def prune_in_steps(lab: Lab, section: Iterative, task: Task, found: Found) -> No
                 within = run.file(TICKET).unhashed() if ticket else Given(None)
                 ticket = pruned(lab, score(lab, task, run), "winning", reached, seed, within=within)
             how = {"prune_step": section.step, "stage_budget": part}
-            lab.train(task, task, setting, seed, 1.0, "iterative", level=level, ticket=ticket, found=how)
+            lab.train(task, setting, seed, 1.0, "iterative", level=level, ticket=ticket, found=how)
 
 
 def iterative_recipes(lab: Lab, found: Found) -> None:

@@ -89,7 +89,7 @@ def shared_run(lab: Lab, section: Sharing, method: str, seed: int, tickets: Mapp
     (setting,), tasks = section.training.grid(), []
     for name in section.tasks:
         task = lab.protocol.tasks[name]
-        about = lab.describe(task, section.training, setting, seed, 1.0)
+        about = lab.describe(task, setting, seed, config=section.training)
         own = {name: value for name, value in about.items() if name not in ("model", "seed", "fraction", "config")}
         ticket = tickets[name].file(TICKET) if name in tickets else None
         tasks.append({**own, "head_dropout": task.head_dropout, "ticket": ticket})
@@ -124,7 +124,7 @@ def fine_tune(lab: Lab, config: Training, method: str, task: Task, shared: Share
         ticket = None
         if method == "ticket_share":
             ticket = {"task": task.name, "from": starts[seed].file(ticket_name(task.name)).unhashed()}
-        return lab.train(task, config, setting, seed, 1.0, f"{method}+st", ticket=ticket, start=starts[seed])
+        return lab.train(task, setting, seed, 1.0, f"{method}+st", config, ticket=ticket, start=starts[seed])
 
     lab.search(config.grid(), train)
 

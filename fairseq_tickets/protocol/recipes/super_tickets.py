@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from fairseq_tickets.analysis.results import best_of, super_tickets
+from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.protocol.functions import training
 from fairseq_tickets.protocol.lab import Lab, Runs, Setting, label_of
 from fairseq_tickets.protocol.plan import Branch
 from fairseq_tickets.protocol.settings import Task
 from fairseq_tickets.protocol.steps import CHECKPOINT, SCORES, Given, Step
 from fairseq_tickets.protocol.values import AtLeast0, ByTask, Count, Flag, Natural, Section, Several, among, by_name
+from fairseq_tickets.super_ticket.pruning import prune_count
 
 if TYPE_CHECKING:
     from fairseq_tickets.protocol.config import Protocol
@@ -59,6 +61,28 @@ class SuperTickets(Section):
         keep = by_name("keep", self.keep, dict.fromkeys(tasks, KEEP))
         return self.model_copy(update={"tasks": tasks, "levels": levels, "keep": keep})
 
+    def check(self, shape: ModelShape) -> None:
+        """Refuse levels that prune nothing or everything of a model; ValueError names the level."""
+        heads, free = shape.layers * shape.heads, shape.layers * (shape.heads - self.min_heads_per_layer)
+        for level in dict.fromkeys(level for levels in self.levels.values() for level in levels):
+            if level >= 1:
+                raise ValueError(f"levels: {level:g} prunes everything; it must be less than 1 (0.2 prunes 20 %)")
+            check_prunes("levels", level, shape)
+            if prune_count(level, heads, "levels") > free:
+                raise ValueError(
+                    f"min_heads_per_layer {self.min_heads_per_layer} leaves too few heads to prune at level {level:g}"
+                )
+
+
+def check_prunes(key: str, level: float, shape: ModelShape) -> None:
+    """Refuse a part of heads and FFNs that is less than one of either."""
+    heads = shape.layers * shape.heads
+    if prune_count(level, heads, key) + prune_count(level, shape.layers, key) == 0:
+        raise ValueError(
+            f"{key}: {level:g} prunes nothing: the model has {heads} heads and {shape.layers} FFNs, and {level:g} of "
+            "either is less than one"
+        )
+
 
 def winning_levels(protocol: Protocol) -> dict[str, tuple[float, ...]]:
     """Levels of the tasks that have winning tickets of all their data."""
@@ -99,7 +123,7 @@ def find_super_tickets(lab: Lab, section: SuperTickets, task: Task, fraction: fl
 
     def train(setting: Setting, seed: int, method: str = "full", **options: Any) -> Step:
         predicts = section.predictions and method in ("full", "winning")
-        return lab.train(task, task, setting, seed, fraction, method, predicts=predicts, **options)
+        return lab.train(task, setting, seed, fraction, method, predicts=predicts, **options)
 
     adapted = lab.protocol.adaptation is not None and lab.protocol.adaptation.source == task.name and fraction == 1.0
     grid = task.grid()
