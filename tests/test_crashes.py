@@ -28,6 +28,8 @@ TUNED = ("--pretrained", "model.pt", "--finetuned", "tuned.pt", "--sigma", "1e-6
 PREPARE = ("--train", "RTE/train.tsv", "--valid", "RTE/dev.tsv", "--columns", "sentence1,sentence2")
 EXPORT = ("export", "--checkpoint", "tuned.pt", "--output")
 DELTA = ("--to", "delta", "--ticket", "dominant.json", "--base", "model.pt")
+SALIENCE = ("--pretrained", "model.pt", "--data", "data", "--examples", "8", "--batch-size", "4", "--cpu")
+PEFT = ("--delta", "delta.safetensors", "--base", "model.pt", "--to", "peft")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "import": ("import", "--model", "hf", "--output", "imported"),
     "import again": ("import", "--model", "hf", "--output", "older"),
@@ -37,14 +39,20 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "importance": ("importance", *SCORES, "--output", "s.npz"),
     "prune": ("prune", "--scores", "scores.npz", "--heads", "0.3", "--ffn", "0.4", "--output", "new/t.json"),
     "extract": ("extract", *TUNED, "--top-k", "2", "--output", "t.json", "--counts", "c.npz"),
+    "salience": ("salience", *SALIENCE, "--output", "new/t.json", "--salience", "s.npz"),
+    "explain": ("explain", "counts.npz", "inputs.npz", "--output", "e.md", "--plot", "e.png"),
     "export a file": (*EXPORT, "plain.pt"),
     "export a folder": (*EXPORT, "plain"),
     "export to Hugging Face": (*EXPORT, "out", "--to", "hf"),
     "export again": (*EXPORT, "hf", "--to", "hf"),
     "export a delta": ("export", "--checkpoint", "columns.pt", *DELTA, "--output", "d.safetensors"),
+    "export to peft": ("export", *PEFT, "--output", "adapter"),
+    "export to peft again": ("export", *PEFT, "--output", "peft"),
+    "import from peft": ("import", "--adapter", "peft", "--base", "model.pt", "--output", "d.safetensors"),
     "table": ("table", "levels", "results", "--output", "t.md"),
     "plot": ("plot", "phase-transition", "results", "--task", "RTE", "--output", "p.png"),
     "jaccard": ("jaccard", "A=dominant.json", "B=dominant.json", "--output", "j.json"),
+    "report": ("report", "results", "scores.npz", "counts.npz", "inputs.npz", "dominant.json", "--output", "r.html"),
     "dimensions": ("dimensions", "dominant.json", "--output", "d.md"),
 }
 
@@ -89,7 +97,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for words in (
             ("importance", *SCORES, "--output", "scores.npz"),
-            ("extract", *TUNED, "--top-k", "1", "--output", "dominant.json"),
+            ("extract", *TUNED, "--top-k", "1", "--output", "dominant.json", "--counts", "counts.npz"),
+            ("salience", *SALIENCE, "--metric", "activation", "--output", "other.json", "--salience", "inputs.npz"),
             (*EXPORT, "hf", "--to", "hf"),
             ("prepare", *PREPARE, "--tokenizer", "tok", "--output", "old"),
         ):
@@ -97,6 +106,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = train(Path("data"), Path("run"), Path("model.pt"), "--max-epoch", "1", "--ticket", "dominant.json")
         run.path().rename("columns.pt")
         shutil.rmtree("run")
+        assert main(("export", "--checkpoint", "columns.pt", *DELTA, "--output", "delta.safetensors")) == 0
+        assert main(("export", *PEFT, "--output", "peft")) == 0
         words_of_toy = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{n}" for n in range(toy.WORDS)), "<mask>"]
         (folder / "hf" / "vocab.json").write_text(
             "{" + ", ".join(f'"{word}": {number}' for number, word in enumerate(words_of_toy)) + "}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fairseq_tickets.analysis.glue_tasks import METRICS, heading, metrics_of, task_order
 from fairseq_tickets.analysis.markup import Cell
-from fairseq_tickets.analysis.results import Result, super_tickets, tuned
+from fairseq_tickets.analysis.results import Result, select, super_tickets, tuned
 from fairseq_tickets.analysis.statistics import round_half_up, spread
 from fairseq_tickets.errors import UserError
 
@@ -97,6 +97,14 @@ def need(results: Sequence[Result], what: str) -> None:
     """Refuse to make a table from nothing; `what` names the kind of runs."""
     if not results:
         raise UserError(f"the table needs {what} runs; the result files have none")
+
+
+def whole_runs(results: Sequence[Result], methods: Iterable[str]) -> list[Result]:
+    """Runs of these methods on all of a task's data, from the pre-trained model; refused where there are none."""
+    methods = list(methods)
+    found = select(results, method=set(methods), train_fraction=1.0, source_task=None)
+    need(found, " or ".join(filter(None, (", ".join(methods[:-1]), methods[-1]))))
+    return found
 
 
 def embolden(rows: Sequence[list[Cell]], values: Sequence[Sequence[float]]) -> None:

@@ -17,9 +17,9 @@ from fairseq_tickets.analysis.table_parts import (
     by_task,
     in_points,
     models_in,
-    need,
     tasks_in,
     weight_remaining,
+    whole_runs,
 )
 
 
@@ -35,8 +35,7 @@ def seed_deviation(results: Sequence[Result]) -> Table:
         "mt_dnn+st": "MT-DNN + ST",
         "ticket_share+st": "Ticket-Share + ST",
     }
-    results = select(results, method=set(names), train_fraction=1.0, source_task=None)
-    need(results, "full, winning, mt_dnn+st or ticket_share+st")
+    results = whole_runs(results, names)
 
     def values(runs: Sequence[Result], method: str) -> list[float]:
         if method.endswith("+st"):
@@ -48,8 +47,7 @@ def seed_deviation(results: Sequence[Result]) -> Table:
 
 def ticket_deviation(results: Sequence[Result]) -> Table:
     """Table 6: standard deviation over seeds of the super tickets' scores, every task."""
-    results = select(results, method="winning", train_fraction=1.0, source_task=None)
-    need(results, "winning")
+    results = whole_runs(results, ["winning"])
     return _deviation_table(
         "Standard deviation over seeds of the super tickets' scores, points",
         results,
@@ -67,8 +65,7 @@ def learning_rate_deviation(results: Sequence[Result]) -> Table:
         "full": "ST-DNN",
         "winning": "SuperT",
     }
-    results = select(results, method=set(names), train_fraction=1.0, source_task=None)
-    need(results, "mt_dnn+st, ticket_share+st, full or winning")
+    results = whole_runs(results, names)
 
     def values(runs: Sequence[Result], method: str) -> list[float]:
         return _mean_by(super_tickets(runs) if method == "winning" else runs, lambda r: r.config.get("lr"))
@@ -78,8 +75,7 @@ def learning_rate_deviation(results: Sequence[Result]) -> Table:
 
 def weights(results: Sequence[Result]) -> Table:
     """Table 7: mean and deviation over seeds of the weight remaining in the selected super tickets."""
-    results = select(results, method="winning", train_fraction=1.0, source_task=None)
-    need(results, "winning")
+    results = whole_runs(results, ["winning"])
     tasks = tasks_in(results)
     rows: list[list[Cell]] = []
     used: list[Result] = []

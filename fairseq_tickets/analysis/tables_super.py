@@ -28,6 +28,7 @@ from fairseq_tickets.analysis.table_parts import (
     tasks_in,
     uneven_note,
     weight_remaining,
+    whole_runs,
 )
 from fairseq_tickets.errors import UserError
 
@@ -40,8 +41,7 @@ def single_task(results: Sequence[Result]) -> Table:
     """Table 1: full model against super tickets on all of dev and on the unseen 90 %, with paired t-tests
     over seeds.
     """
-    results = select(results, method={"full", "winning"}, train_fraction=1.0, source_task=None)
-    need(results, "full or winning")
+    results = whole_runs(results, ["full", "winning"])
     rows: Rows = {}
     for model in models_in(results):
         for label, method in (("ST-DNN", "full"), ("SuperT", "winning")):
@@ -63,8 +63,7 @@ def predictions(results: Sequence[Result]) -> Table:
 
     As in appendix A.1.3: one seed, that with the best task-average development score, for each row.
     """
-    results = select(results, method={"full", "winning"}, train_fraction=1.0, source_task=None)
-    need(results, "full or winning")
+    results = whole_runs(results, ["full", "winning"])
     rows = []
     used: list[Result] = []
     for model in models_in(results):

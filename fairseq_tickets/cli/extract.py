@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from fairseq_tickets.cli.numbers import number, whole
 from fairseq_tickets.cli.progress import progress_bar
+from fairseq_tickets.cli.workers import writable
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import sha256
 from fairseq_tickets.recorded import attention_heads, options
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_tickets.tickets import DominantTicket
 
     extraction.check_sigma(args.sigma)
+    output, counts = writable(args.output), writable(args.counts, "--counts") if args.counts else None
     both_exist = os.path.exists(args.finetuned) and os.path.exists(args.pretrained)
     if both_exist and os.path.samefile(args.pretrained, args.finetuned):
         raise UserError(f"--pretrained and --finetuned are the same file, {args.finetuned}")
@@ -91,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
     distributions = None
     if args.report:
         distributions = _with_bar("report", lambda step: report(pretrained, finetuned, heads, args.sigma, step))
-    if args.counts:
-        DimensionCounts(counted.tables(), ticket.provenance).save(args.counts)
-    ticket.save(args.output)
+    if counts is not None:
+        DimensionCounts(counted.tables(), ticket.provenance).save(counts)
+    ticket.save(output)
     if args.json:
         figures: dict[str, Any] = {
             "output": args.output,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+from typing import TYPE_CHECKING
 
 from fairseq_tickets.cli.numbers import number, whole
-from fairseq_tickets.cli.progress import progress_bar
-from fairseq_tickets.cli.workers import join_workers, leave_workers, workers, writable
+from fairseq_tickets.cli.workers import on_workers, writable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fairseq_tickets.scores import ImportanceScores
 
 HELP = "score every attention head and FFN of a fine-tuned model"
 DESCRIPTION = """Score every attention head and FFN of a fine-tuned model: how much would an example's loss
@@ -68,18 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, save, print."""
-    import json
-
     output = writable(args.output)
-    worker, device = join_workers(args.cpu)
-    from fairseq_tickets.plugin.scoring import score_checkpoint
 
-    with progress_bar("importance", "examples", show=worker == 0) as update:
+    def work(device: str, progress: Callable[[int, int], None]) -> ImportanceScores:
+        from fairseq_tickets.plugin.scoring import score_checkpoint
 
-        def progress(done: int, total: int) -> None:
-            update(done, total // workers())
-
-        scores = score_checkpoint(
+        return score_checkpoint(
             args.checkpoint,
             args.data,
             args.split,
@@ -93,8 +93,9 @@ def run(args: argparse.Namespace) -> int:
             args.until_stable,
             args.agreement,
         )
-    leave_workers()
-    if worker > 0:
+
+    scores = on_workers("importance", args.cpu, work)
+    if scores is None:
         return 0
     scores.save(output)
     if args.json:
@@ -115,12 +116,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _table(scores: object) -> str:
+def _table(scores: ImportanceScores) -> str:
     """Scores by layer: heads normalised within the layer, as pruning ranks them; FFNs raw."""
-    from fairseq_tickets.scores import ImportanceScores
     from fairseq_tickets.super_ticket.pruning import normalise_heads
 
-    assert isinstance(scores, ImportanceScores)
     heads = normalise_heads(scores.heads)
     lines = ["heads (divided by their layer's l2 norm) and FFN (raw):"]
     lines.append("layer " + "".join(f"{head:>6}" for head in range(heads.shape[1])) + "         FFN")

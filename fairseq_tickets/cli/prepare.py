@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tokens.add_argument(
         "--train-sentencepiece",
         metavar="N",
-        type=whole("--train-sentencepiece", 1),
+        type=whole("--train-sentencepiece", 2),
         help="instead: train a sentencepiece model of N pieces on the whole training file; it is put into the output",
     )
     tokens.add_argument(
@@ -103,10 +103,6 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_tickets.data.readers import looks_like_scores
 
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it advertises optional packages when imported
-    if args.train_sentencepiece is not None and args.train_sentencepiece < 2:
-        raise UserError(f"--train-sentencepiece {args.train_sentencepiece}: it must be at least 2 pieces")
-    if args.max_length < 1:
-        raise UserError(f"--max-length {args.max_length}: it must be at least 1")
     spec, files = _known_task(args) if args.task or args.glue else _own_task(args)
     with progress_bar("tokenizing", "examples") as progress:
         content = prepare(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from fairseq_tickets.cli.numbers import LARGEST_SEED, whole
-from fairseq_tickets.cli.progress import progress_bar
-from fairseq_tickets.cli.workers import join_workers, leave_workers, workers, writable
-from fairseq_tickets.errors import UserError
+from fairseq_tickets.cli.workers import on_workers, writable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fairseq_tickets.dominant_ticket.salience import Salience
+    from fairseq_tickets.saliences import DimensionSalience
 
 DESCRIPTION = """Find a dominant ticket in seconds: rank the input dimensions of every matrix of the pre-trained
 model by how strongly some examples of the task pull at them, and keep the first ones. No fine-tuning, no L1 run.
@@ -92,23 +97,13 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_tickets.tickets import load_dominant_ticket
 
     output = writable(args.output)
+    beside = writable(args.salience, "--salience") if args.salience else None
     other = load_dominant_ticket(args.like) if args.like else None
-    if args.top_k < 1:
-        raise UserError(f"--top-k is {args.top_k}; it must be at least 1")
-    worker, device = join_workers(args.cpu)
-    from fairseq_tickets.dominant_ticket.salience import (
-        salient_ticket,
-        salient_ticket_like,
-        salient_ticket_of_budget,
-    )
-    from fairseq_tickets.plugin.salience import checkpoint_salience
 
-    with progress_bar("salience", "examples", show=worker == 0) as update:
+    def work(device: str, progress: Callable[[int, int], None]) -> tuple[Salience, DimensionSalience]:
+        from fairseq_tickets.plugin.salience import checkpoint_salience
 
-        def progress(done: int, total: int) -> None:
-            update(done, total // workers())
-
-        found, measured = checkpoint_salience(
+        return checkpoint_salience(
             args.pretrained,
             args.data,
             args.metric,
@@ -122,9 +117,17 @@ def run(args: argparse.Namespace) -> int:
             args.precision,
             progress,
         )
-    leave_workers()
-    if worker > 0:
+
+    measurement = on_workers("salience", args.cpu, work)
+    if measurement is None:
         return 0
+    from fairseq_tickets.dominant_ticket.salience import (
+        salient_ticket,
+        salient_ticket_like,
+        salient_ticket_of_budget,
+    )
+
+    found, measured = measurement
     if other is not None:
         ticket = salient_ticket_like(found, other)
     elif args.budget is not None:
@@ -133,8 +136,8 @@ def run(args: argparse.Namespace) -> int:
         ticket = salient_ticket(found, args.top_k)
     ticket.provenance.update(measured.provenance)
     ticket.save(output)
-    if args.salience:
-        measured.save(args.salience)
+    if beside is not None:
+        measured.save(beside)
     if args.json:
         figures = {
             "output": str(output),

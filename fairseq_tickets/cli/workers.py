@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from fairseq_tickets.cli.progress import progress_bar
 from fairseq_tickets.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def workers() -> int:
@@ -27,20 +32,38 @@ def join_workers(cpu: bool) -> tuple[int, str]:
     return torch.distributed.get_rank(), device
 
 
-def writable(path: str) -> Path:
-    """`path`, refused at once, before hours of work, if it plainly can't be written."""
+def writable(path: str, option: str = "--output") -> Path:
+    """`path`, the value of an option, refused at once, before hours of work, if it plainly can't be written."""
     output = Path(path)
     if output.is_dir():
-        raise UserError(f"--output {output} is a folder; give the name of a file")
+        raise UserError(f"{option} {output} is a folder; give the name of a file")
     folder = output.parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--output {output} can't be written: no permission to write in {folder}")
+        raise UserError(f"{option} {output} can't be written: no permission to write in {folder}")
     return output
 
 
-def leave_workers() -> None:
+def on_workers(what: str, cpu: bool, work: Callable[[str, Callable[[int, int], None]], Result]) -> Result | None:
+    """Do work on all workers, under one progress bar of examples.
+
+    Args:
+        what: name of the bar.
+        cpu: stay on the CPU where there is a GPU.
+        work: called with the device, and with what tells the bar (examples done by this worker, of all workers).
+
+    Returns:
+        what `work` returned to the first worker; None for the others, who have nothing more to do.
+    """
+    worker, device = join_workers(cpu)
+    with progress_bar(what, "examples", show=worker == 0) as update:
+        found = work(device, lambda done, total: update(done, total // workers()))
+    _leave_workers()
+    return found if worker == 0 else None
+
+
+def _leave_workers() -> None:
     """Part from the other workers; nothing where there are none."""
     import torch
 

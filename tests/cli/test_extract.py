@@ -84,6 +84,7 @@ def test_report_as_text(files, capsys):
         (["--top-k", "0"], "--top-k is 0; it must be at least 1"),
         (["--top-k", "8"], "top_k is 8; it must be 1 to 7"),
         (["--heads", "5"], "heads is 5"),
+        (["--counts", "/"], "--counts / is a folder; give the name of a file"),
     ],
 )
 def test_bad_options(files, capsys, options, message):

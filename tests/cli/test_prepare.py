@@ -113,7 +113,7 @@ MISTAKES = [
     (["--glue", "glue", "--task", "RTE", "--max-length", "0"], "--max-length is 0"),
     (
         ["--glue", "glue", "--task", "RTE", "--train-sentencepiece", "1"],
-        "--train-sentencepiece 1: it must be",
+        "--train-sentencepiece is 1; it must be at least 2",
     ),
     (OWN[1:5], "--columns: name the sentence columns"),
     ([*OWN[1:5], "--columns", "a,b,c"], "give one or two sentence columns"),

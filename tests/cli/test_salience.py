@@ -129,6 +129,7 @@ def test_bf16_names_nearly_the_same_dimensions(folder: Path) -> None:
         (("--examples", "4"), "--batch-size 8 is more than the examples there are to take: 4"),
         (("--batch-size", "0"), "--batch-size is 0; it must be at least 1"),
         (("--like", "nowhere.json"), "nowhere.json"),
+        (("--salience", "/"), "--salience / is a folder; give the name of a file"),
         (("--split", "nowhere"), "nowhere"),
     ],
 )
