@@ -23,7 +23,7 @@ BENCHMARKS := $(filter-out %/measure.py %/sides.py %/prepare.py %/precision.py %
 .PHONY: help setup demo rte mrpc test test-slow test-slurm cluster-extras test-pythons fuzz check format bench bench-gpu mpnet clean
 
 help:
-	@echo "make demo        import a real encoder, fine-tune, score, prune and rewind it: table and picture in runs/demo"
+	@echo "make demo        import a real encoder, fine-tune, score, prune and rewind it: tables and report.html in runs/demo"
 	@echo "make rte GLUE_DIR=...   the same on GLUE's RTE (also: make mrpc)"
 	@echo "make test        the fast tests (GLUE_DIR=... adds those on real data)"
 	@echo "make test-slow   the long ones"

@@ -71,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: 1 2, and 1 with --glue",
     )
     parser.add_argument(
-        "--levels", metavar="P", type=number("--levels", 0, 1), nargs="+", help="parts of heads and FFNs to prune"
+        "--levels",
+        metavar="P",
+        type=number("--levels", 0, 1),
+        nargs="+",
+        help="parts of heads and FFNs to prune (default: 0.4 0.6, and 0.2 0.4 0.6 with --glue)",
     )
     parser.add_argument("--epochs", metavar="N", type=whole("--epochs", 1), help="default: 1, and 3 with --glue")
     parser.add_argument(
@@ -151,7 +155,7 @@ def _embedded_data(output: Path) -> Path:
 def _write_protocol(path: Path, args: argparse.Namespace, model: Path, glue: Path, embedded: bool) -> None:
     from fairseq_tickets.files import atomic_write
 
-    levels = args.levels or [0.2, 0.4, 0.6]
+    levels = args.levels or ([0.4, 0.6] if embedded else [0.2, 0.4, 0.6])
     text = PROTOCOL.format(
         path=path,
         output=args.output,

@@ -25,7 +25,7 @@ def test_embedded(tmp_path: Path) -> None:
     assert protocol.experiment == "demo" and list(protocol.tasks) == [demo.EMBEDDED_TASK]
     assert list(protocol.seeds) == [1, 2]
     assert protocol.super_tickets is not None and protocol.dominant is not None
-    assert protocol.super_tickets.levels[demo.EMBEDDED_TASK] == (0.2, 0.4, 0.6)
+    assert protocol.super_tickets.levels[demo.EMBEDDED_TASK] == (0.4, 0.6)
     assert set(protocol.dominant.methods) == {"dominant", "random_dimensions"}
 
 
