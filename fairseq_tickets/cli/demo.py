@@ -187,7 +187,7 @@ def _report(runs: Path, output: Path, embedded: bool) -> None:
     from fairseq_tickets.tickets import load_dominant_ticket
 
     results = load_results([runs / "results"])
-    tables = [tables_levels.levels(results), result_table("S1", results)]
+    tables = [tables_levels.levels(results)]
     pictures = {"phase_transition": figures_super.phase_transition(results)}
     if embedded:
         tickets = {
