@@ -53,6 +53,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "plot": ("plot", "phase-transition", "results", "--task", "RTE", "--output", "p.png"),
     "jaccard": ("jaccard", "A=dominant.json", "B=dominant.json", "--output", "j.json"),
     "report": ("report", "results", "scores.npz", "counts.npz", "inputs.npz", "dominant.json", "--output", "r.html"),
+    "claims": ("claims", "results", "--output", "c.md"),
     "dimensions": ("dimensions", "dominant.json", "--output", "d.md"),
 }
 

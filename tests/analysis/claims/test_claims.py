@@ -284,10 +284,41 @@ def test_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert said["S 7.2, gain"]["found"] == []
 
 
-@pytest.mark.parametrize("argument", ["absent", "absent.npz"])
-def test_what_is_not_there(argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["claims", str(tmp_path / argument)]) == 2
-    assert capsys.readouterr().err.startswith("fairseq-tickets: error: ")
+def test_counts_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "results", [*levels({0.1: 0.01})])
+    for task in TASKS:
+        DimensionCounts(counts(2).counts, {"task": task, "seed": 1}).save(tmp_path / f"{task}.npz")
+    assert main(["claims", str(folder), "--counts", f"super_tickets={tmp_path}", "--json"]) == 0
+    said = {entry["claim"]: entry for entry in json.loads(capsys.readouterr().out)}
+    (alike,) = said["D observation 1"]["found"]
+    assert alike["results"] == "super_tickets" and alike["effect"] == pytest.approx(1.0) and alike["interval"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "absent"),
+        (["results", "--counts", "absent.npz"], "absent.npz"),
+        (["results", "--counts", "results"], "--counts results: no .npz files in this folder"),
+        (["results", "--counts", "bare.npz"], "--counts bare.npz: does not say the task and the seed"),
+        (["results", "--counts", "a.npz", "b.npz"], "--counts b.npz: the second of RTE, seed 1; give them names"),
+    ],
+)
+def test_what_is_not_there(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "results", [*levels({0.1: 0.01})])
+    counts(2).save("bare.npz")
+    for name in "ab":
+        DimensionCounts(counts(2).counts, {"task": "RTE", "seed": 1}).save(f"{name}.npz")
+    assert main(["claims", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fairseq-tickets: error: ") and message in error and len(error.splitlines()) == 1
 
 
 def test_salience_is_compared_at_the_sizes_of_the_other() -> None:
