@@ -1,6 +1,6 @@
 """A claim, how it is measured, and the rule that turns an interval into a verdict.
 
-The rules are set by what a paper says, before any result is seen. `MARGIN` is what "comparable" and "no loss" allow.
+The rules are set by what a paper says. `MARGIN` is what "comparable" and "no loss" allow.
 """
 
 from __future__ import annotations
