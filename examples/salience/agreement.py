@@ -38,14 +38,14 @@ def main() -> None:
     parser.add_argument("--tickets", required=True, type=Path, help="folder with TASK-seedN.json of L1 runs")
     parser.add_argument("--output", required=True, help="JSON file")
     parser.add_argument("--examples", type=int, nargs="+", default=EXAMPLES)
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     args = parser.parse_args()
     folders = {Path(folder).name: folder for folder in args.data}
     tickets = {
         task: [load_dominant_ticket(path) for path in sorted(args.tickets.glob(f"{task}-seed*.json"))]
         for task in folders
     }
-    setting = {"model_sha256": sha256(args.model), "precision": "bf16" if args.bf16 else "float32"}
+    setting = {"model_sha256": sha256(args.model), "precision": args.precision}
     setting["tickets"] = {task: len(found) for task, found in tickets.items()}
     done = read_json(args.output, "result") if Path(args.output).is_file() else {"setting": setting, "rows": []}
     if done["setting"] != setting:
@@ -71,7 +71,7 @@ def measured(
     start = time.perf_counter()
     seed = row["head_seed"] or 1
     found, _ = checkpoint_salience(
-        args.model, folder, row["metric"], row["examples"], 8, "random", seed, bf16=args.bf16
+        args.model, folder, row["metric"], row["examples"], 8, "random", seed, precision=args.precision
     )
     seconds = time.perf_counter() - start
     by_task = {

@@ -24,6 +24,7 @@ PLACES = {  # protocol -> files of results, and how many of them it asks for
     ),
     "dominant_ticket/protocol/minilm": (["dominant_ticket/results/runs"], 72),
     "dominant_ticket/protocol/curves": (["dominant_ticket/results/curves"], 6),
+    "early_iterative/protocol/minilm": (["early_iterative/results/runs"], 24),
     "salience/protocol/minilm": (["dominant_ticket/results/runs", "salience/results/runs"], 96),
 }
 pytestmark = [
