@@ -157,8 +157,18 @@ CARDS = {
             ),
             Block("bash", writes=["explain.png"], prints=[r"^\| W\^V +\| +rms of the input"]),
             Block("bash", prints=[r"^\| W\^FC1 +\| +rms of the input +\| 0\.\d+"]),
+            Block(
+                "bash",
+                changes={"--model models/minilm/model.pt --data data/SST-2 --seeds 1 --output causal.json": "--help"},
+                prints=["^Does a large input make a dimension dominant"],
+            ),
+            Block(
+                "bash",
+                changes={"--workers 2": "--dry-run"},
+                prints=[r"^0 runs finished, \d+ left", r"^\| Salience-1 minilm \| +79\.0"],
+            ),
         ],
-        needs=["models", "data"],
+        needs=["models", "data", "glue"],
     ),
     "early_iterative": Card(
         "examples/early_iterative/README.md",
@@ -178,13 +188,23 @@ CARDS = {
                     r"^\| minilm \| SST-2 \| 20 % +\| 10 % ",
                 ],
             ),
+            Block(
+                "bash",
+                changes={"--workers 2": "--dry-run"},
+                prints=[
+                    r"^\d+ runs finished, 0 left",
+                    r"^\| minilm \| SST-2 \| 40 % +\| 50 % ",
+                    r"^\| minilm \| SST-2 \| 40 % +\| 10 % ",
+                ],
+            ),
         ],
         needs=["models", "data", "glue"],
         files={
             "examples/early_iterative/protocol/minilm.yaml": {
-                "subset: 1000": "subset: 48",
+                "subset: 2000": "subset: 48",
+                "seeds: [1, 2, 3]": "seeds: [1]",
                 "max_epoch: 2": "max_epoch: 1",
-                "levels: [0.2, 0.4]": "levels: [0.2]",
+                "levels: [0.4]": "levels: [0.2]",
                 "after: [0.01, 0.05, 0.1, 0.25, 0.5]": "after: [0.5]",
             }
         },
