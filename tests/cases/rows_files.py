@@ -190,7 +190,7 @@ def index(toy: Toy, at: Path) -> None:
 
 PROTOCOLS = (
     Case("a long experiment name", text("p.yaml", f"experiment: {'x' * 300}\nmodel: {{path: m}}\n"), RUN,
-         "p.yaml: experiment is 'xxx.*at most 100 printable characters"),
+         "p.yaml: experiment is 'xxx.*a name has 1 to 100 printable characters"),
     Case("a weight file with NUL in its name", index, ("fairseq-tickets", "import", "--model", "hf", "--output", "o"),
          "index.json names 'a.x00b.safetensors'; its files must be in the same folder"),
     Case("a protocol nested deep", text("p.yaml", DEEP), RUN, "nested deeper than 64"),

@@ -46,7 +46,7 @@ def test_counts_in_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts["dominant_ticket/minilm"] == 72
     assert counts["salience/minilm"] == 96
     assert counts["super_tickets/quick"] == 14
-    assert counts["early_iterative/minilm"] == 3 * 15
+    assert counts["early_iterative/minilm"] == 3 * 8
     assert counts["super_tickets/minilm"] == 252
     assert counts["ticket_sharing/minilm"] == 81
     assert counts["ticket_sharing/five_tasks"] == 78
