@@ -99,7 +99,8 @@ class Protocol(Section):
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, content: Any) -> Any:
-        """Every place where something is trained takes what it doesn't say from `training`."""
+        """Tasks and shared runs take what they don't say from `training`; the other places where something is trained
+        take it from the task, see `Training.over`. A section without content is one of defaults."""
         if not isinstance(content, Mapping) or not isinstance(content.get("training", {}), (Mapping, type(None))):
             return content
         common = content.get("training") or {}
@@ -110,10 +111,11 @@ class Protocol(Section):
         made = {name: {} if value is None and name in SECTIONS else value for name, value in content.items()}
         if isinstance(made.get("tasks"), Mapping):
             made["tasks"] = {name: under(own) for name, own in made["tasks"].items()}
-        for name, keys in (("sharing", ("training", "then")), ("dominant", ("training", "l1"))):
-            own = made.get(name)
-            if isinstance(own, Mapping):
-                made[name] = {**own, **{key: under(own.get(key)) for key in keys if key in own or key != "then"}}
+        for name, keys in (("sharing", ("then",)), ("dominant", ("training", "l1"))):
+            if isinstance(own := made.get(name), Mapping):
+                made[name] = {**own, **{key: {} for key in keys if key in own and own[key] is None}}
+        if isinstance(own := made.get("sharing"), Mapping):
+            made["sharing"] = {**own, "training": under(own.get("training"))}
         return made
 
     @field_validator("experiment")

@@ -66,10 +66,25 @@ class Training(Section):
     """of PyTorch; on the CPU another number gives other roundings"""
 
     @model_validator(mode="after")
-    def _one_kind_of_mixed_precision(self) -> "Training":
+    def _fits_together(self) -> "Training":
+        self.check_precision()
+        return self
+
+    def check_precision(self) -> None:
+        """ValueError where mixed precision is asked for twice."""
         if self.amp and self.precision != "float32":
             raise ValueError(f"precision is {self.precision!r} and amp is true; take one of them")
-        return self
+
+    def over(self, base: "Training") -> "Training":
+        """What is said here, and the rest as in `base`.
+
+        Raises:
+            ValueError: the two don't go together.
+        """
+        own = {name: getattr(self, name) for name in self.model_fields_set if name in Training.model_fields}
+        whole = base.model_copy(update=own)
+        whole.check_precision()
+        return whole
 
     def grid(self, learning_rates: Iterable[float] = ()) -> list[tuple[float, int]]:
         """Settings to search: learning rate and batch size; at these rates, or its own."""

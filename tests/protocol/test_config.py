@@ -96,6 +96,10 @@ def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"training": {"optimizer": "lamb"}}, "optimizer is 'lamb'; it must be one of adamax"),
         ({"training": {"precision": "fp16"}}, "precision is 'fp16'; it must be one of float32, bf16"),
         ({"training": {"precision": "bf16", "amp": True}}, "precision is 'bf16' and amp is true; take one of them"),
+        (
+            {"tasks": {"RTE": {"precision": "bf16"}}, "dominant": {"l1": {"amp": True}}},
+            "dominant: precision is 'bf16' and amp is true; take one of them",
+        ),
         ({"tasks": {"RTE": {"subset": 0}}}, "subset is 0; it must be a whole number of at least 1"),
         ({"tasks": {"RTE": {"subset": 1.5}}}, "subset is 1.5; it must be"),
         ({"tasks": {"RTE": {"subset": True}}}, "subset is True; it must be"),
@@ -203,11 +207,8 @@ def test_what_is_not_said_below_is_said_above() -> None:
         sharing={"training": {"batch_sizes": 4}},
     )
     assert protocol.dominant is not None and protocol.sharing is not None
-    assert (protocol.dominant.training.max_epoch, protocol.dominant.l1.max_epoch, protocol.dominant.l1.weight) == (
-        2,
-        9,
-        1e-3,
-    )
+    task, found = protocol.tasks["RTE"], protocol.dominant
+    assert (found.training.over(task).max_epoch, found.l1.over(task).max_epoch, found.l1.weight) == (2, 9, 1e-3)
     assert protocol.sharing.training.grid() == [(1.0, 4)] and protocol.sharing.then is None
 
 

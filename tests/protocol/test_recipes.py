@@ -251,6 +251,22 @@ def test_a_run_knows_the_steps_that_found_its_ticket(write: Any) -> None:
     }  # fmt: skip
 
 
+def test_a_tasks_own_settings_hold_wherever_it_is_trained_alone(write: Any, inputs: Path) -> None:
+    data = str(inputs / "classes")
+    tasks = {name: {"data": data, "max_epoch": epochs} for name, epochs in (("first", 2), ("second", 5))}
+    dominant = {"top_k": [1], "methods": ["dominant", "salience", "full"], "l1": {"max_epoch": 7}}
+    sharing = {"methods": "mt_dnn", "training": {"max_epoch": 3}, "then": {}}
+    lab = planned(write(tasks=tasks, super_tickets=None, dominant=dominant, sharing=sharing))
+    epochs = {
+        (step["task"], step.get("method") or step.kind): step["config"]["max_epoch"]
+        for step in lab.steps.values() if step.kind in ("train", "l1")
+    }  # fmt: skip
+    for task, own in (("first", 2), ("second", 5)):
+        assert {epochs[task, method] for method in ("dominant", "salience", "full", "mt_dnn+st")} == {own}
+        assert epochs[task, "l1"] == 7
+    assert {step["config"]["max_epoch"] for step in lab.steps.values() if step.kind == "share"} == {3}
+
+
 def test_salience_needs_no_l1_run_and_changes_no_other_key(write: Any) -> None:
     def keys(methods: list[str], **settings: Any) -> set[str]:
         section = {"top_k": [1], "methods": methods, **settings}

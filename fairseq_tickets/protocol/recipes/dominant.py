@@ -49,8 +49,8 @@ class Dominant(Section):
 
     tasks: Several[str] = ()
     """all if absent"""
-    l1: L1
-    """weight and mode of the penalty, and any key of `training`"""
+    l1: L1 = L1()
+    """weight and mode of the penalty, and any key of `training`; what is absent is as the task says"""
     sigma: Above0 = 5e-5
     """a weight that has moved further is out-weighted"""
     top_k: Several[Count] = (1, 3)
@@ -61,22 +61,26 @@ class Dominant(Section):
     """of random_elements"""
     ticket_seed: Literal["same", "first"] = "same"
     """each seed has its own ticket, or all have the first seed's"""
-    training: Training
-    """of what is trained under tickets; as `training` above if absent"""
+    training: Training = Training()
+    """of what is trained under tickets; what is absent is as the task says"""
     learning_rates: dict[str, Several[Above0]] = {}  # noqa: RUF012
-    """by method; those of `training` if absent"""
+    """by method; those of `training` or the task if absent"""
     salience: Salience = Salience()
 
     def of(self, protocol: Protocol) -> Dominant:
-        """With its tasks, and learning rates of every method; ValueError where one is unknown."""
-        rates = by_name(
-            "learning_rates", self.learning_rates, dict.fromkeys(self.methods, self.training.learning_rates)
-        )
-        return self.model_copy(update={"tasks": among("tasks", self.tasks, protocol.tasks), "learning_rates": rates})
+        """With its tasks, and learning rates of every method (none: the task's); ValueError where one is unknown, or
+        a task's settings don't go with these."""
+        rates = by_name("learning_rates", self.learning_rates, dict.fromkeys(self.methods, ()))
+        tasks = among("tasks", self.tasks, protocol.tasks)
+        for name in tasks:  # before anything runs
+            self.training.over(protocol.tasks[name])
+            self.l1.over(protocol.tasks[name])
+        return self.model_copy(update={"tasks": tasks, "learning_rates": rates})
 
 
 def train_dominant(lab: Lab, section: Dominant, task: Task, method: str, top_k: int | None) -> None:
     """The search for one method's learning rate; each seed has its own ticket, or all have the first seed's."""
+    config = section.training.over(task)
 
     def ticket(seed: int) -> dict[str, Any] | None:
         if method in OF_DIMENSIONS:
@@ -87,15 +91,16 @@ def train_dominant(lab: Lab, section: Dominant, task: Task, method: str, top_k: 
         return {"elements": section.element_fraction, "seed": seed} if method == "random_elements" else None
 
     def train(setting: Setting, seed: int) -> Step:
-        return lab.train(task, setting, seed, 1.0, method, section.training, top_k=top_k, ticket=ticket(seed))
+        return lab.train(task, setting, seed, 1.0, method, config, top_k=top_k, ticket=ticket(seed))
 
-    lab.search(section.training.grid(section.learning_rates[method]), train)
+    lab.search(config.grid(section.learning_rates[method]), train)
 
 
 def extract(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
     """The dominant ticket of an L1 run: fine-tuning of all weights under the penalty."""
+    config = section.l1.over(task)
     run = {
-        **lab.describe(task, section.l1.grid()[0], seed, config=section.l1),
+        **lab.describe(task, config.grid()[0], seed, config=config),
         "l1_weight": section.l1.weight,
         "l1_mode": section.l1.mode,
     }
@@ -113,7 +118,8 @@ def extract(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
 
 def salience(lab: Lab, section: Dominant, task: Task, seed: int) -> Step:
     """The dominant ticket of one pass at the pre-trained weights; the seed is that of the random task head."""
-    about = lab.describe(task, section.training.grid()[0], seed, config=section.training)
+    config = section.training.over(task)
+    about = lab.describe(task, config.grid()[0], seed, config=config)
     wanted = ("max_positions", "separator_token", "device", "threads")
     arguments = {
         **{name: about[name] for name in ("model", "data", "task", "subset", "subset_seed", "fraction", "seed")},

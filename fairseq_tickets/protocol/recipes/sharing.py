@@ -36,7 +36,8 @@ class Sharing(Section):
     """how tasks are mixed, see `ticket_multitask`"""
     temperature: Above0 = 2.0
     then: Optional[Training] = None
-    """single-task fine-tuning from the shared model, its learning rates searched; absent = not done"""
+    """single-task fine-tuning from the shared model, its learning rates searched; what is absent is as the task says;
+    no `then` = not done"""
 
     @field_validator("training")
     @classmethod
@@ -67,6 +68,9 @@ class Sharing(Section):
                 )
         if len({protocol.tasks[name].subset_seed for name in tasks}) > 1:
             raise ValueError("tasks: tasks of a shared run must have one subset_seed")
+        if self.then is not None:
+            for name in tasks:  # before anything runs
+                self.then.over(protocol.tasks[name])
         return self.model_copy(update={"tasks": tasks})
 
 
@@ -116,8 +120,9 @@ def part_of(lab: Lab, task: Task, shared: Step) -> Step:
     return lab.step(functions.part, arguments, label_of(arguments, shared["method"]), makes_result=True)
 
 
-def fine_tune(lab: Lab, config: Training, method: str, task: Task, shared: Shared) -> None:
+def fine_tune(lab: Lab, then: Training, method: str, task: Task, shared: Shared) -> None:
     """Single-task fine-tuning from the shared models, under the task's ticket (Table 3, "+ ST Fine-tuning")."""
+    config = then.over(task)
     starts = {seed: shared[method, seed].result() for seed in lab.seeds}
 
     def train(setting: Setting, seed: int) -> Step:
