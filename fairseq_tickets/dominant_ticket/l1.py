@@ -33,7 +33,7 @@ from torch import Tensor
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import parse
 
-CPU_BLOCK = 1 << 18  # elements; 1 MB of float32, so that the scratch buffer stays in the cache
+CPU_BLOCK = 1 << 19  # elements; 2 MB of float32, so that the scratch buffer stays in the cache
 GPU_BLOCK = 1 << 24  # few, large kernels
 
 

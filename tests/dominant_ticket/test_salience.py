@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.parameters import MATRICES, ModelShape
 from fairseq_tickets.tickets import DominantTicket
 
+from ..operations import Operations
 from ..super_ticket.conftest import EMBED, FFN, HEADS, LAYERS, collate, make_examples, make_model
 
 SHAPE = ModelShape(LAYERS, HEADS, EMBED, FFN)
@@ -148,25 +150,85 @@ def test_the_model_is_as_it_was(metric):
     assert model.training and all(module.training for module in model.modules())
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["classifier.weight"]
     assert [name for name, p in model.named_parameters() if p.grad is not None] == ["layers.1.fc1.weight"]
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks or "forward" in vars(module) for module in model.modules())
+    assert not any(layer.recompute_activation or layer.self_attn.recompute == "always" for layer in model.layers)
 
 
-def test_one_gradient_at_a_time():
-    # While one matrix's gradient is reduced, no other matrix holds one.
-    model, held = make_model(), []
-    reduce = module.gradient_salience
-    linears = linears_of(model)
+@pytest.mark.parametrize("metric", ["gradient", "fisher"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_one_gradient_at_a_time(metric, precision, monkeypatch):
+    # While one matrix's gradient is reduced, those before it are gone, and no parameter holds one.
+    model, before, held = make_model(torch.float32), [], []
+    reduce = getattr(module, f"{metric}_salience")
 
     def watching(gradient):
-        held.append(sum(p.grad is not None for row in linears for linear in row.values() for p in linear.parameters()))
+        held.append(sum(one() is not None for one in before))
+        held.append(sum(p.grad is not None for p in model.parameters()))
+        if gradient.dim() == 2:
+            before.append(weakref.ref(gradient))
         return reduce(gradient)
 
-    try:
-        module.gradient_salience = watching
-        measured("gradient", model)
-    finally:
-        module.gradient_salience = reduce
-    assert max(held) == 1 and len(held) == 2 * 2 * LAYERS * len(MATRICES)
+    monkeypatch.setattr(module, f"{metric}_salience", watching)
+    amp_dtype = precision if precision == torch.bfloat16 else None
+    dimension_salience(model, linears_of(model), HEADS, batches(), mean_loss(model), metric, amp_dtype)
+    assert len(before) == 2 * LAYERS * len(MATRICES)
+    # A bias is reduced while its weight's gradient is still there.
+    assert max(held) == 1 and len(held) == 2 * 2 * 2 * LAYERS * len(MATRICES)
+
+
+@pytest.mark.parametrize("metric", ["gradient", "fisher", "consistent"])
+def test_bf16_equals_whole_gradients_under_autocast(metric):
+    model = make_model(torch.float32)
+    found = dimension_salience(
+        model, linears_of(model), HEADS, batches(), mean_loss(model), metric, amp_dtype=torch.bfloat16
+    )
+    formula = {
+        "gradient": lambda g: g.abs().mean(0),
+        "fisher": lambda g: (g * g).mean(0),
+        "consistent": lambda g: g.mean(0).abs(),
+    }[metric]
+    model = make_model(torch.float32)
+    for name in MATRICES:
+        with torch.autocast("cpu", torch.bfloat16):
+            gradients = whole_gradients(model, name, "weight").double()
+        torch.testing.assert_close(found.scores[name][:, :-1], formula(gradients).sum(1), rtol=1e-4, atol=1e-9)
+
+
+def test_no_lower_copy_of_a_weight_is_kept():
+    """Between the passes autograd holds activations and the weights themselves; in the backward pass each weight is
+    converted once more."""
+    model, kept = make_model(torch.float32), []
+    sizes = {linear.weight.numel() for row in linears_of(model) for linear in row.values()}
+
+    def pack(tensor):
+        kept.append((tensor.dtype, tensor.numel()))
+        return tensor
+
+    def loss_fn(batch):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            return mean_loss(model)(batch)
+
+    data = [collate(make_examples()[:4])]
+    assert data[0][0].numel() * EMBED not in sizes  # an activation could else be taken for a weight
+    with Operations() as operations:
+        dimension_salience(model, linears_of(model), HEADS, data, loss_fn, amp_dtype=torch.bfloat16)
+    assert [one for one in kept if one[0] == torch.bfloat16 and one[1] in sizes] == []
+    lowered = [copy for copy in operations.copies_of((FFN, EMBED)) if copy.dtype == torch.bfloat16]
+    assert len(lowered) == 2 * 2 * LAYERS  # of fc1 and fc2, which is the other way round
+
+
+def test_a_matrix_that_runs_twice_is_refused():
+    # Its gradient would be a sum, whose absolute value is not the sum of absolute values.
+    model = make_model()
+    twice = model.layers[2]
+
+    def loss_fn(batch):
+        loss, count = mean_loss(model)(batch)
+        return loss + twice.fc1(torch.ones(1, EMBED, dtype=torch.float64)).sum(), count
+
+    with pytest.raises(UserError, match="layer 2, fc1 runs 2 times"):
+        dimension_salience(model, linears_of(model), HEADS, batches(), loss_fn)
+    assert "forward" not in vars(twice.fc1)
 
 
 def salience(metric="gradient"):
@@ -238,8 +300,10 @@ def test_not_finite(metric):
 
 def test_a_gradient_that_is_not_finite_is_named():
     model = make_model()
-    model.layers[1].fc2.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(UserError, match="layer 1, fc2: a gradient"):
+    model.layers[0].self_attn.v_proj.register_forward_hook(
+        lambda linear, x, y: y.register_hook(lambda gradient: gradient * math.inf) and None
+    )
+    with pytest.raises(UserError, match="layer 0, v_proj: a gradient"):
         measured("gradient", model)
 
 
