@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_tickets.dropout import keep_mask, kept_share
+from fairseq_tickets.heap import block
 
 
 def attention(
@@ -73,10 +74,10 @@ class _Attention(torch.autograd.Function):
         recompute: bool,
     ) -> Tensor:
         batch = q.shape[0]
-        q, k, v = (_heads(x, heads).reshape(batch * heads, x.shape[1], -1) for x in (q, k, v))
+        q, k, v = (_apart(x, heads) for x in (q, k, v))
         state = torch.get_rng_state() if recompute and dropout else None
         p = _weights(q, k, bias, padding_mask)
-        d = _dropped(p, dropout)
+        d = _dropped(p, dropout, in_place=recompute)
         ctx.heads, ctx.dropout, ctx.state, ctx.padding_mask = heads, dropout, state, padding_mask
         ctx.save_for_backward(q, k, v, bias, *(() if recompute else (p, d)))
         return _joined(_product(d, v, _scale(dropout)), batch)
@@ -108,12 +109,16 @@ def _weights(q: Tensor, k: Tensor, bias: Optional[Tensor], padding_mask: Optiona
         batch, tokens = padding_mask.shape
         out = scores.new_zeros(batch, 1, 1, tokens).masked_fill_(padding_mask[:, None, None, :], float("-inf"))
         scores.view(batch, -1, scores.shape[1], tokens).add_(out)
-    return scores.softmax(-1)
+    weights: Tensor = torch.softmax(scores, -1, out=scores)
+    return weights
 
 
-def _dropped(p: Tensor, dropout: float) -> Tensor:
+def _dropped(p: Tensor, dropout: float, in_place: bool = False) -> Tensor:
     """P ∘ M with a mask that is drawn now; P itself without dropout."""
-    return p * keep_mask(p.shape, dropout) if dropout else p
+    if not dropout:
+        return p
+    mask = keep_mask(p.shape, dropout).to(p.dtype)
+    return p.mul_(mask) if in_place else p * mask
 
 
 def _weights_again(ctx: Any, q: Tensor, k: Tensor, bias: Optional[Tensor]) -> tuple[Tensor, Tensor]:
@@ -140,6 +145,12 @@ def _scale(dropout: float) -> float:
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(batch, tokens, heads * d) -> (batch, heads, tokens, d), a view."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _apart(x: Tensor, heads: int) -> Tensor:
+    """(batch, tokens, heads * d) -> (batch * heads, tokens, d), a copy to keep."""
+    split = _heads(x, heads)
+    return block(x, split.shape).copy_(split).flatten(0, 1)
 
 
 def _joined(x: Tensor, batch: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a step frees stays with the process: the next step touches no new page."""
+"""What a step frees stays with the process: the next step touches no new page. Blocks are plain tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from fairseq_tickets.heap import block
 
 STEPS = """
 import resource, sys
@@ -29,7 +32,8 @@ del loaded
 faults()
 first = faults()
 done = keep_freed_memory()
-faults()
+for _ in range(3):
+    faults()  # a block may move once more
 print(done, first, faults())
 """
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library isn't glibc")
@@ -57,3 +61,14 @@ def test_steps_touch_no_new_pages() -> None:
 def test_a_users_own_setting_of_malloc_stands() -> None:
     said, _, after = run(MALLOC_ARENA_MAX="2")
     assert said == "False" and after > 50
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 5), (2, 1, 7)])
+def test_a_block_is_a_tensor_like_any_other(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    like = torch.zeros(4, dtype=dtype)
+    found = block(like, shape)
+    assert found.shape == shape and found.dtype == dtype and found.is_contiguous()
+    other = block(like, shape)
+    assert torch.equal(found.fill_(1), torch.ones(shape, dtype=dtype)) and not other.fill_(0).any()
+    assert found.all()  # its own memory

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from fairseq_tickets.encoder_layer import TicketEncoderLayer, autocast_dtype
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.heap import block
 from fairseq_tickets.parameters import ModelShape
 from fairseq_tickets.tickets import DominantTicket
 
@@ -205,7 +206,9 @@ class _ColumnProduct(torch.autograd.Function):
         # the backward pass) must not count as a change. A real change is one of `columns`, and that is checked.
         ctx.dense = dense
         ctx.save_for_backward(x.index_select(1, dims) if ctx.needs_input_grad[3] else None, columns)
-        return F.linear(x, dense, bias)
+        if bias is None:
+            return torch.mm(x, dense.t(), out=block(x, (len(x), len(dense))))
+        return torch.addmm(bias, x, dense.t(), out=block(x, (len(x), len(dense))))
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -306,7 +306,7 @@ def _reduced(linears: Linears, layers: Iterable[int], sums: Sums, reduce: Callab
     taken = [(layer, name, linears[layer][name]) for layer in layers for name in MATRICES]
     before = [vars(linear).get("forward") for *_, linear in taken]
     for layer, name, linear in taken:
-        linear.forward = reducing(layer, name, linear)  # type: ignore[method-assign]
+        linear.forward = reducing(layer, name, linear)  # type: ignore[method-assign, assignment]
         linear.bias.requires_grad_(True)  # so that autograd comes by; it gets no gradient
     try:
         yield
@@ -383,7 +383,7 @@ def _summed(x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
 
     `vector_norm` over the rows, the same for both uses, takes 20 times as long on a CPU.
     """
-    blocks = x.split(BLOCK) if x.dim() > 1 else (x,)
+    blocks = torch.split(x, BLOCK) if x.dim() > 1 else (x,)
     return torch.stack([of(b if b.dtype == torch.float64 else b.float()).sum(0).double() for b in blocks]).sum(0)
 
 
