@@ -67,31 +67,18 @@ def part(name: str, steps: int) -> Any:
 def plan(steps: int) -> dict[str, float]:
     """A tenth of the steps without needs, the others after one of these each."""
     from fairseq_tickets.protocol.driver import Driver
+    from fairseq_tickets.protocol.engines import Engine
 
     with tempfile.TemporaryDirectory() as folder:
         lab = lab_at(Path(folder))
         began = time.perf_counter()
-        driver = Driver(lab, Nowhere())
+        nowhere = Engine()
+        nowhere.at_once = 0  # nothing is handed over
+        driver = Driver(lab, nowhere)
         driver.begin(lambda lab: ask(lab, steps))
         seconds = time.perf_counter() - began
         assert len(driver.demand.todo) == steps
     return {"seconds": round(seconds, 3), "peak_mb": peak()}
-
-
-class Nowhere:
-    """An engine without room."""
-
-    at_once = 0
-
-    def check(self, needed: Any) -> None:
-        """Nothing is refused."""
-
-    def submit(self, calls: Any) -> list[Any]:
-        """Nothing is handed over."""
-        return []
-
-    def close(self, kill: bool) -> None:
-        """Nothing is left."""
 
 
 def overhead(engine: str, steps: int) -> dict[str, float]:
@@ -102,12 +89,11 @@ def overhead(engine: str, steps: int) -> dict[str, float]:
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        started = start_engine(engine, Options(workers=1), folder)
-        Driver(lab_at(folder), started).drive(lambda lab: ask(lab, 4))
-        began = time.perf_counter()
-        Driver(lab_at(folder), started).drive(lambda lab: ask(lab, steps + 4))
-        seconds = time.perf_counter() - began
-        started.close(kill=False)
+        with start_engine(engine, Options(workers=1), folder) as started:
+            Driver(lab_at(folder), started).drive(lambda lab: ask(lab, 4))
+            began = time.perf_counter()
+            Driver(lab_at(folder), started).drive(lambda lab: ask(lab, steps + 4))
+            seconds = time.perf_counter() - began
     return {"milliseconds": round(1000 * seconds / steps, 2)}
 
 

@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_tickets.protocol.experiment import Experiment
 
     experiment = Experiment(protocol, output)
-    with progress() as tell:
-        experiment.run(LocalEngine(args.workers or os.cpu_count() or 1), tell)
+    with progress() as tell, LocalEngine(args.workers or os.cpu_count() or 1) as engine:
+        experiment.run(engine, tell)
     _report(experiment.folder, output, embedded)
     return 0
 

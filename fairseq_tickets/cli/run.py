@@ -90,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
         cores = os.cpu_count() or 1
         if args.engine == "local" and args.workers > cores:
             print(f"note: {args.workers} workers share {cores} cores", file=sys.stderr)
-        with progress() as tell:
-            engine = start_engine(args.engine, options, experiment.folder)
+        with progress() as tell, start_engine(args.engine, options, experiment.folder) as engine:
             status = experiment.run(engine, tell, args.rerun_changed, options.memory)
     print(json.dumps(status.to_json(), indent=1) if args.json else text(status, args.dry_run))
     if not (args.dry_run or args.status) and status.collected:

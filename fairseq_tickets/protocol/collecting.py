@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets.analysis.results import Result, super_tickets
+from fairseq_tickets.analysis.results import Result, select, super_tickets, tuned
 from fairseq_tickets.protocol.lab import Lab
-from fairseq_tickets.protocol.marks import check_output
 from fairseq_tickets.protocol.steps import COUNTS, SALIENCE, SCORES, TICKET, Step
-from fairseq_tickets.protocol.submission import gather
+from fairseq_tickets.protocol.store import Store, check_output
 
 
 def collect(lab: Lab) -> int:
@@ -24,20 +23,19 @@ def collect(lab: Lab) -> int:
     runs = {step.key: lab.store.result(step.key) for step in done if step.makes_result}
     count = lab.store.write_lines(sorted(runs, key=lambda key: f"{_stem(runs[key])}-{key[:8]}"))
     chosen = chosen_runs([step for step in lab.steps.values() if step.kind == "train"], runs)
-    for name, kinds, output in (
-        ("scores", ("score",), SCORES),
-        ("super_tickets", ("train",), TICKET),
-        ("tickets", ("extract", "salience"), TICKET),
-        ("counts", ("extract",), COUNTS),
-        ("saliences", ("salience",), SALIENCE),
+    of_whole_runs = [step for step in done if all(parent.kind != "train_part" for parent, _ in step.needs)]
+    for name, output, steps in (
+        ("scores", SCORES, [step for step in of_whole_runs if step.kind == "score"]),
+        ("super_tickets", TICKET, [step for step in done if step.key in chosen]),
+        ("tickets", TICKET, [step for step in done if step.kind in ("extract", "salience")]),
+        ("counts", COUNTS, [step for step in done if step.kind == "extract"]),
+        ("saliences", SALIENCE, [step for step in done if step.kind == "salience"]),
     ):
-        steps = [step for step in done if step.kind in kinds and (step.kind != "train" or step.key in chosen)]
-        if name == "scores":  # of whole runs, which the super tickets are made from
-            steps = [step for step in steps if all(parent.kind != "train_part" for parent, _ in step.needs)]
-        lab.store.collect(name, _named([step for step in steps if lab.store.has(step.key, output)], lab, output))
+        lab.store.collect(name, _named([step for step in steps if lab.store.has(step.key, output)], lab.store, output))
     section = lab.protocol.super_tickets
     if section is not None and section.predictions:
-        gather(list(runs.values()), lab.store, section.tasks)
+        for name, files in predictions(list(runs.values()), lab.store, section.tasks).items():
+            lab.store.collect(f"predictions/{name}", files)
     return count
 
 
@@ -55,12 +53,40 @@ def chosen_runs(steps: Sequence[Step], results: dict[str, Result]) -> set[str]:
     return {ticket.key for keys in finished for ticket in super_tickets(results[key] for key in keys)}
 
 
-def _named(steps: Sequence[Step], lab: Lab, output: str) -> dict[str, Path]:
+def predictions(results: Iterable[Result], store: Store, tasks: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Files of test predictions for the GLUE server by their names there: of "full" models and of "super" tickets.
+
+    Liang et al. 2021, appendix A.1.3: the server limits submissions, so one seed is submitted; here that with the best
+    mean score of all `tasks` on dev. Runs on a part of the data or adapted are passed over; where no seed has all
+    tasks, there are no files.
+    """
+    whole = select(results, train_fraction=1.0, source_task=None)
+    found: dict[str, dict[str, Path]] = {}
+    full, winning = select(whole, method="full"), super_tickets(select(whole, method="winning"))
+    for name, runs in (("full", tuned(full)), ("super", tuned(winning))):
+        files = found[name] = {}
+        for run in select(runs, seed=best_seed(runs, tasks)):
+            for file in (run.predictions or {}).get("files", []):
+                check_output(store.folder / run.key, file, store.facts(run.key))
+                files[file.replace("-test", "")] = store.folder / run.key / file
+    return found
+
+
+def best_seed(runs: Sequence[Result], tasks: Sequence[str]) -> int | None:
+    """The seed with the best mean score over all tasks on dev, the smallest of equals; None if none has all tasks."""
+    scores: dict[int, dict[str, float]] = {}
+    for run in runs:
+        scores.setdefault(run.seed, {})[run.task] = run.score("all")
+    complete = {seed: sum(found.values()) for seed, found in scores.items() if set(found) >= set(tasks)}
+    return min(complete, key=lambda seed: (-complete[seed], seed)) if complete else None
+
+
+def _named(steps: Sequence[Step], store: Store, output: str) -> dict[str, Path]:
     """Outputs by the name of their copy, after a look at their checksums."""
     names = [f"{step['task']}{'-salience' * (step.kind == 'salience')}-seed{step['seed']}" for step in steps]
     files = {}
     for step, stem in zip(steps, names):
-        check_output(step.folder, output, lab.store.facts(step.key))
+        check_output(step.folder, output, store.facts(step.key))
         own = stem if names.count(stem) == 1 else f"{stem}-{step.key[:8]}"
         files[own + Path(output).suffix] = step.folder / output
     return files

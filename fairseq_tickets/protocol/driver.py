@@ -15,10 +15,9 @@ from typing import Any
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.demand import Demand, wanted
 from fairseq_tickets.protocol.engines import Engine
-from fairseq_tickets.protocol.estimate import Estimate, total
 from fairseq_tickets.protocol.lease import Claim, Watch, read_claim
 from fairseq_tickets.protocol.plan import Plan
-from fairseq_tickets.protocol.status import Progress
+from fairseq_tickets.protocol.status import Estimate, Progress, total
 from fairseq_tickets.protocol.steps import Step
 from fairseq_tickets.protocol.work import FAILED, FINISHED, GONE, LOG, Call, Outcome, Resources
 
@@ -42,8 +41,8 @@ class Driver:
         memory: int = 0,
         keep_checkpoints: bool = False,
     ) -> None:
-        self.plan, self.store, self.engine, self.tell, self._memory = plan, plan.store, engine, tell, memory
-        self._keep = keep_checkpoints
+        self.plan, self.store, self.engine, self.tell = plan, plan.store, engine, tell
+        self._memory, self._keep = memory, keep_checkpoints
         self.demand = Demand(self.store)
         self._events: queue.SimpleQueue[tuple[Step, Future[Outcome]] | None] = queue.SimpleQueue()
         self._running: dict[str, Step] = {}
@@ -51,33 +50,36 @@ class Driver:
         self._watch = Watch()
         self._seen = self._done = 0
         self._ended: list[Step] = []
-        self._told: list[str] = []
-        self._failure: tuple[Step, str] | None = None
+        self._news: list[str] = []
+        self._failure: BaseException | None = None
         self._estimate = Estimate()
         self._seconds: float | None = None
         self._next_estimate = 0.0
 
     def drive(self, recipe: Callable[[Any], None]) -> None:
-        """Do all that a recipe asks for."""
-        self.begin(recipe)
-        while True:
-            with self.plan.turn:
-                self._take_new()
-                self._look_elsewhere()
-                self._submit()
-                self._report()
-                self._drop_unneeded()
-                if self.plan.errors:
-                    raise self.plan.errors[0]
-                if not self._running and (self._failure is not None or not self._more()):
-                    break
-            self._wait()
+        """Do all that a recipe asks for, and delete the checkpoints that nobody needs any more.
+
+        Raises:
+            UserError: a step failed or can't be done by the engine, or a recipe ended with this.
+        """
+        try:
+            self.begin(recipe)
+            while True:
+                with self.plan.turn:
+                    self._take_new()
+                    self._look_elsewhere()
+                    self._submit()
+                    self._report()
+                    self._drop_unneeded()
+                    if not self._running and (self._failure is not None or not self._more()):
+                        break
+                self._wait()
+        finally:
+            self.plan.end()
         if self._failure is not None:
-            step, message = self._failure
-            log = self.store.folder / step.key / LOG
-            raise UserError(
-                f"the run {step.label} failed: {message} (log: {log}); finished runs are untouched, call again to go on"
-            )
+            raise self._failure
+        for key in self.plan.steps if not self._keep else ():
+            self.store.drop(key)
 
     def begin(self, recipe: Callable[[Any], None]) -> None:
         """Let a recipe ask for steps, find which are to be done, and hand over those that can be."""
@@ -96,56 +98,49 @@ class Driver:
             if not step.lazy:
                 self.demand.want(step)
         self._seen = len(steps)
+        if self.plan.errors:
+            self._fail(self.plan.errors[0])
         for key in self.plan.waited_for:
             self.demand.want(self.plan.steps[key])
         self.plan.waited_for.clear()
 
     def _more(self) -> bool:
         """Whether something is left to do, or may come."""
-        if (
-            self.demand.todo
-            or self._seen < len(self.plan.steps)
-            or any(not branch.ended for branch in self.plan.branches)
-        ):
-            return True
-        for step in wanted(self.plan.steps):
-            self.demand.want(step)
-        if self.demand.todo:
-            self._events.put(None)
-        return bool(self.demand.todo)
+        going_on = self._seen < len(self.plan.steps) or any(not branch.ended for branch in self.plan.branches)
+        if not (self.demand.todo or going_on):
+            for step in wanted(self.plan.steps):
+                self.demand.want(step)
+            self._events.put(None)  # look at once at what this has brought
+        return bool(self.demand.todo) or going_on
 
     def _submit(self) -> None:
-        if self._failure is not None:
-            return
-        calls: list[Call] = []
+        """Hand over what can be done, as far as there is room."""
         steps: list[Step] = []
-        left: list[Step] = []
-        for step in self.demand.ready():
-            if len(self._running) + len(steps) >= self.engine.at_once:
-                left.append(step)
+        calls: list[Call] = []
+        while self._failure is None and len(self._running) + len(steps) < self.engine.at_once:
+            step = self.demand.take()
+            if step is None:
                 break
-            claim = read_claim(self.store.folder / step.key)
-            stale = claim is not None and self._watch.stale(self.store.folder / step.key, claim)
-            if claim is not None and not stale:
+            claim = read_claim(step.folder)
+            if claim is not None and not self._watch.stale(step.folder, claim):
                 self._elsewhere[step.key] = (step, claim)
                 continue
             if claim is not None:
-                self._told.append(
+                self._news.append(
                     f"taken over: {step.label}, from {claim.name()}, which ended or gives no sign of life"
                 )
-            call = self._call(step, claim.number if claim is not None else None)
+            resources = resources_of(step, self._memory)
+            try:
+                self.engine.check(resources)
+            except UserError as error:
+                self._fail(error)
+                break
+            number = None if claim is None else claim.number
+            calls.append(Call(str(self.store.folder), step.told(), resources, number, self.demand.seen[step.key]))
             steps.append(step)
-            calls.append(call)
-        for step in left:
-            self.demand.put_back(step)
         for step, future in zip(steps, self.engine.submit(calls) if calls else []):
             self._running[step.key] = step
             future.add_done_callback(lambda future, step=step: self._events.put((step, future)))  # type: ignore[misc]
-
-    def _call(self, step: Step, stale: int | None) -> Call:
-        resources = resources_of(step, self._memory)
-        self.engine.check(resources)
-        return Call(str(self.store.folder), step.told(), resources, stale, self.demand.seen[step.key])
 
     def _wait(self) -> None:
         """Until something happens; then deal with all that has happened."""
@@ -156,17 +151,17 @@ class Driver:
         with self.plan.turn:
             while True:
                 if event is not None:
-                    self._ended_step(*event)
-                try:
-                    event = self._events.get_nowait()
-                except queue.Empty:
+                    self._end(*event)
+                if self._events.empty():
                     break
+                event = self._events.get()
             self.plan.turn.notify_all()
 
-    def _ended_step(self, step: Step, future: Future[Outcome]) -> None:
+    def _end(self, step: Step, future: Future[Outcome]) -> None:
+        """A step that was handed over has ended."""
         del self._running[step.key]
         error = future.exception()
-        outcome = Outcome(FAILED, str(error)) if error is not None else future.result()
+        outcome = future.result() if error is None else Outcome(FAILED, " ".join(str(error).split())[-300:])
         self.store.forget(step.key)
         if outcome.status == FINISHED and not self.store.done(step.key):
             outcome = Outcome(FAILED, "it ended well, but left nothing")
@@ -174,42 +169,44 @@ class Driver:
             self.demand.finished(step)
             self._ended.append(step)
             self._note(step)
-            self._told.append(f"done: {step.label}")
-        elif outcome.status == FAILED:
-            self._failure = self._failure or (step, outcome.message)
+            self._news.append(f"done: {step.label}")
         elif outcome.status == GONE:
             for parent, _ in step.needs:
                 self.store.forget(parent.key)
-            self.demand.again(step)
-            if not self.demand.waits(step):  # it would only find the same again
-                self._failure = self._failure or (step, outcome.message)
+            if not self.demand.again(step):  # it would only find the same again
+                self._failed(step, outcome.message)
+        elif outcome.status == FAILED:
+            self._failed(step, outcome.message)
         else:  # taken by another process
             self.demand.again(step)
+
+    def _failed(self, step: Step, message: str) -> None:
+        log = step.folder / LOG
+        self._fail(
+            UserError(
+                f"the run {step.label} failed: {message} (log: {log}); finished runs are untouched, call again to go on"
+            )
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        """Start nothing new; the first failure is told when what runs has ended."""
+        self._failure = self._failure or error
 
     def _look_elsewhere(self) -> None:
         """Steps that other processes have claimed: done, given up, or still going on."""
         for key, (step, _) in list(self._elsewhere.items()):
-            folder = self.store.folder / key
-            claim = read_claim(folder)
-            if claim is None or self._watch.stale(folder, claim):
+            claim = read_claim(step.folder)
+            if claim is None or self._watch.stale(step.folder, claim):
                 del self._elsewhere[key]
-                self.store.forget(key)
                 self.demand.again(step)
                 if self.store.done(key):
                     self._note(step)
                     self.plan.turn.notify_all()
-                    self._told.append(f"done by another process: {step.label}")
+                    self._news.append(f"done by another process: {step.label}")
 
     def _note(self, step: Step) -> None:
         self._done += 1
-        seconds = self.store.seconds(step.key)
-        if seconds is not None:
-            self._estimate.add(step, seconds)
-
-    def drop_checkpoints(self) -> None:
-        """Delete the checkpoints of all steps, where they are not to be kept; called when nothing is left to do."""
-        for key in self.plan.steps if not self._keep else ():
-            self.store.drop(key)
+        self._estimate.add(step, self.store.seconds(step.key))
 
     def _drop_unneeded(self) -> None:
         """Delete checkpoints that nobody needs any more: of steps that have ended, and of what they were made from."""
@@ -222,17 +219,15 @@ class Driver:
         self._ended.clear()
 
     def _report(self) -> None:
-        began = time.monotonic()
-        if began >= self._next_estimate:
+        began, undecided = time.monotonic(), self.plan.undecided()
+        if began >= self._next_estimate:  # it takes its time where many steps are left
             self._seconds = total(self._estimate(step) for step in self.demand.todo.values())
             self._next_estimate = time.monotonic() + 1.0 + 50 * (time.monotonic() - began)
         running = {step.label: "" for step in self._running.values()}
         running.update({step.label: claim.name() for step, claim in self._elsewhere.values()})
-        undecided = sum(not branch.ended for branch in self.plan.branches)
         seconds = None if undecided else self._seconds
-        now = Progress(self._done, len(self.demand.todo), running, undecided, seconds, self._told)
-        self.tell(now)
-        self._told = []
+        self.tell(Progress(self._done, len(self.demand.todo), running, undecided, seconds, self._news))
+        self._news = []
 
 
 def resources_of(step: Step, memory: int = 0) -> Resources:

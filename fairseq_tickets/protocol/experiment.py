@@ -33,11 +33,7 @@ def recipes(lab: Lab) -> None:
 
 
 class Experiment:
-    """A protocol file and an output folder.
-
-    Args:
-        path: the protocol.
-        output: steps go to output / experiment.
+    """A protocol file and an output folder; steps go to OUTPUT/EXPERIMENT.
 
     Raises:
         UserError: whatever is wrong with the protocol, the model or the data; nothing has been run or written then.
@@ -49,9 +45,8 @@ class Experiment:
         self._checksums = Checksums(output / "checksums.json")
         self._model = find_model(self.protocol, self._checksums)
         self.protocol.check(self._model.shape)
-        self._data = {
-            name: find_data(self.protocol, task, self._checksums) for name, task in self.protocol.tasks.items()
-        }
+        tasks = self.protocol.tasks.items()
+        self._data = {name: find_data(self.protocol, task, self._checksums) for name, task in tasks}
         self.inputs: Inputs = dict(self._model.inputs)
         for found in self._data.values():
             self.inputs.update(found.inputs)
@@ -102,18 +97,9 @@ class Experiment:
         if rerun_changed:
             lab.store.set_aside(self.inputs)
         self._checksums.save()
-        driver = Driver(lab, engine, tell, memory, self.protocol.keep_checkpoints)
         try:
-            driver.drive(recipes)
+            Driver(lab, engine, tell, memory, self.protocol.keep_checkpoints).drive(recipes)
         except UserError:
-            lab.end()
-            engine.close(kill=False)
             collect(self.known())
             raise
-        except BaseException:
-            lab.end()
-            engine.close(kill=True)
-            raise
-        engine.close(kill=False)
-        driver.drop_checkpoints()
         return status_of(lab, collect(lab))

@@ -35,7 +35,8 @@ class Claim:
 
     Attributes:
         number: of the claim; size: of its file, which grows while the owner lives.
-        owner: "machine", "pid", "born" (when the process started), "name" (for people), "token" (of this claim alone).
+        owner: "machine", "pid", "born" (when the process started), "name" (for people), "token" (of this claim alone);
+            empty while it is being written.
     """
 
     number: int
@@ -48,34 +49,24 @@ class Claim:
 
     def ended(self) -> bool:
         """Whether it is plain that the owner has ended: it was a process of this machine."""
-        if self.owner.get("machine") != _machine():
-            return False
-        return _born(int(self.owner.get("pid", 0))) != self.owner.get("born")
+        here = self.owner.get("machine") == _machine()
+        return here and _born(int(self.owner.get("pid", 0))) != self.owner.get("born")
 
 
 class Lease:
     """A claim that this process holds, with a thread that keeps it alive.
 
-    Args:
-        lost: called, in that thread, when somebody else has taken the claim over.
-
     Attributes:
+        workplace: a folder for this attempt alone.
         before: the claim that was taken over, if any.
     """
 
-    def __init__(
-        self, folder: Path, number: int, token: str, lost: Callable[[], None], before: Claim | None = None
-    ) -> None:
+    def __init__(self, folder: Path, number: int, token: str, lost: Callable[[], None], before: Claim | None) -> None:
         self._folder, self._number, self._token, self._lost, self.before = folder, number, token, lost, before
-        self._path = folder / f"{_NAME}{number}"
+        self.workplace = folder / f"attempt-{token}"
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self._thread.start()
-
-    @property
-    def workplace(self) -> Path:
-        """A folder for this attempt alone."""
-        return self._folder / f"attempt-{self._token}"
 
     def held(self) -> bool:
         """Whether nobody has taken the claim over."""
@@ -97,14 +88,15 @@ class Lease:
             if not self.held():
                 self._lost()
                 return
-            with contextlib.suppress(OSError), self._path.open("a") as handle:  # a full disk is no reason to end
-                handle.write("\n")
+            with contextlib.suppress(OSError), (self._folder / f"{_NAME}{self._number}").open("a") as handle:
+                handle.write("\n")  # a full disk is no reason to end
 
 
 def claim(folder: Path, lost: Callable[[], None], stale: int | None = None) -> Lease | Claim:
     """Claim a step's folder; the claim in the way, if it can't be had.
 
     Args:
+        lost: called, in a thread, when somebody else has taken the claim over.
         stale: number of a claim that was seen not to grow, see `Watch`.
 
     Raises:
@@ -114,35 +106,30 @@ def claim(folder: Path, lost: Callable[[], None], stale: int | None = None) -> L
     if current is not None and current.number != stale and not current.ended():
         return current
     number = 1 if current is None else current.number + 1
-    path = folder / f"{_NAME}{number}"
+    path, token, pid = folder / f"{_NAME}{number}", secrets.token_hex(6), os.getpid()
+    name = f"process {pid} on {socket.gethostname()}"
+    owner = {"machine": _machine(), "pid": pid, "born": _born(pid), "token": token, "name": name}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with path.open("x") as handle:
+            handle.write(json.dumps(owner))
     except FileExistsError:
         return read_claim(folder) or Claim(number, 0, {})
     except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    owner: dict[str, Any] = {"machine": _machine(), "pid": os.getpid(), "born": _born(os.getpid())}
-    owner["token"] = secrets.token_hex(6)
-    owner["name"] = f"process {os.getpid()} on {socket.gethostname()}"
-    try:
-        os.write(handle, json.dumps(owner).encode())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        os.close(handle)
-    return Lease(folder, number, owner["token"], lost, current)
+    return Lease(folder, number, token, lost, current)
 
 
 def read_claim(folder: Path) -> Claim | None:
     """The claim that holds; None without one."""
     number = max(_numbers(folder), default=0)
-    if not number:
-        return None
     try:
-        text = (folder / f"{_NAME}{number}").read_text(encoding="utf-8")
+        text = (folder / f"{_NAME}{number}").read_text(encoding="utf-8") if number else None
     except FileNotFoundError:
+        text = None
+    if text is None:
         return None
     try:
         owner = json.loads(text)
@@ -155,16 +142,14 @@ class Watch:
     """Looks at claims of others again and again and tells which are stale."""
 
     def __init__(self) -> None:
-        self._seen: dict[Path, tuple[int, int, float]] = {}
+        self._seen: dict[Path, tuple[int, int, float]] = {}  # folder -> number and size of its claim, and since when
 
     def stale(self, folder: Path, current: Claim) -> bool:
         """Whether a claim that was just read is stale."""
-        now = time.monotonic()
-        number, size, since = self._seen.get(folder, (0, -1, now))
-        if (number, size) != (current.number, current.size):
-            self._seen[folder] = (current.number, current.size, now)
-            since = now
-        return current.ended() or now - since > STALE
+        now, state = time.monotonic(), (current.number, current.size)
+        if self._seen.get(folder, ())[:2] != state:
+            self._seen[folder] = (*state, now)
+        return current.ended() or now - self._seen[folder][2] > STALE
 
 
 def _numbers(folder: Path) -> list[int]:

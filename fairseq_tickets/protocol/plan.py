@@ -9,7 +9,7 @@ it would wait for a result that is not there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fairseq_tickets.protocol.steps import Step
@@ -21,9 +21,14 @@ class NotKnown(Exception):
 
 
 class Branch:
-    """A recipe that goes on beside others; `result` waits until it has ended and gives what it returned."""
+    """A recipe that goes on beside others.
 
-    def __init__(self, plan: Plan, recipe: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    Attributes:
+        ended: whether it goes on no more.
+        known: whether it has ended by itself, so that nothing more will come of it.
+    """
+
+    def __init__(self, plan: Plan, recipe: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._plan, self._recipe, self._arguments = plan, recipe, arguments
         self.ended = self.known = False
         self._returned: Any = None
@@ -58,7 +63,9 @@ class Plan:
 
     Attributes:
         steps: by key, in the order in which recipes asked.
-        turn: held by the branch, or the experiment, that runs.
+        waited_for: keys of steps that recipes wait for, since the driver has looked last.
+        turn: held by the branch, or the driver, that runs.
+        changed: called where there is something new for the driver.
         errors: that recipes ended with.
     """
 
@@ -92,6 +99,10 @@ class Plan:
             threading.Thread(target=branch.run, daemon=True).start()
         return branch
 
+    def undecided(self) -> int:
+        """How many branches wait for results, so that more steps may come."""
+        return sum(not branch.known for branch in self.branches)
+
     def wait(self, steps: Iterable[Step]) -> list[Any]:
         """Wait until steps are done; their results, or folders where they make none.
 
@@ -99,10 +110,10 @@ class Plan:
             NotKnown: they will not be done, in this call.
         """
         steps = list(steps)
-        for step in steps:
-            if not self.store.done(step.key):
-                self.waited_for.add(step.key)
-                self.changed()
+        missing = [step.key for step in steps if not self.store.done(step.key)]
+        if missing:
+            self.waited_for.update(missing)
+            self.changed()
         self.wait_until(lambda: all(self.store.done(step.key) for step in steps))
         return [self.store.result(step.key) if step.makes_result else step.folder for step in steps]
 

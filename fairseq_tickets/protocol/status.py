@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fairseq_tickets.protocol.demand import Demand, wanted
-from fairseq_tickets.protocol.estimate import Estimate, total
 from fairseq_tickets.protocol.lease import read_claim
 from fairseq_tickets.protocol.plan import Plan
 from fairseq_tickets.protocol.steps import Step
+
+# What makes runs alike, most alike first
+ALIKE = (
+    ("task", "fraction", "subset", "config", "method", "level"),
+    ("task", "fraction", "subset", "config", "method"),
+    ("task", "fraction", "subset", "config"),
+    ("task", "fraction", "subset"),
+)
+TRAINING = ("train", "l1")
 
 
 @dataclass
@@ -101,25 +112,63 @@ class Status:
         }
 
 
+class Estimate:
+    """Mean times of training runs that are alike.
+
+    A shared run takes as long as its tasks take alone, a part of a run that part of its time. Steps that are not
+    training are short beside it and count as nothing.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Any, ...], tuple[float, int]] = {}
+
+    def add(self, step: Step, seconds: float | None) -> None:
+        """A step is done and took so long, where that is known."""
+        if step.kind in TRAINING and seconds is not None:
+            for place in _places(step):
+                total, count = self._sums.get(place, (0.0, 0))
+                self._sums[place] = (total + seconds, count + 1)
+
+    def __call__(self, step: Step) -> float | None:
+        """Seconds that a step will take; None without one that is like it."""
+        if step.kind == "share":
+            return total(self._like(step, task) for task in step["tasks"])
+        seconds = self._like(step) if step.kind in (*TRAINING, "train_part") else 0.0
+        return step["part"] * seconds if step.kind == "train_part" and seconds else seconds
+
+    def _like(self, *arguments: Any) -> float | None:
+        known = next((self._sums[place] for place in _places(*arguments) if place in self._sums), None)
+        return known and known[0] / known[1]
+
+
 def status_of(plan: Plan, collected: int) -> Status:
     """Status of a plan whose recipes have gone as far as results allow; reads only."""
-    demand, estimate = Demand(plan.store), Estimate()
+    store, demand, estimate, undecided = plan.store, Demand(plan.store), Estimate(), plan.undecided()
     for step in plan.steps.values():
-        seconds = plan.store.seconds(step.key) if plan.store.done(step.key) else None
-        if seconds is not None:
-            estimate.add(step, seconds)
-    undecided = sum(not branch.known for branch in plan.branches)
+        estimate.add(step, store.seconds(step.key))
     for step in plan.steps.values() if undecided else wanted(plan.steps):
         if not step.lazy or not undecided:
             demand.want(step)
     entries = []
     for step in plan.steps.values():
-        if step.key in demand.todo:
-            claim = read_claim(plan.folder / step.key)
-            running = claim is not None and not claim.ended()
-            where = claim.name() if claim is not None and running else ""
-            entries.append(Entry(step, "running" if running else "left", estimate(step), where))
+        claim = read_claim(step.folder) if step.key in demand.todo else None
+        if claim is not None and not claim.ended():
+            entries.append(Entry(step, "running", estimate(step), claim.name()))
+        elif step.key in demand.todo:
+            entries.append(Entry(step, "left", estimate(step)))
         else:
-            entries.append(Entry(step, "finished" if plan.store.done(step.key) else "not needed", None))
-    strangers = len([key for key in plan.store.keys() - set(plan.steps) if plan.store.makes_result(key)])
-    return Status(plan.folder, entries, undecided, strangers, collected)
+            entries.append(Entry(step, "finished" if store.done(step.key) else "not needed", None))
+    return Status(plan.folder, entries, undecided, len(store.runs() - set(plan.steps)), collected)
+
+
+def total(times: Iterable[float | None]) -> float | None:
+    """Their sum; None if one isn't known."""
+    known = list(times)
+    return None if None in known else sum(seconds or 0.0 for seconds in known)
+
+
+def _places(step: Step, own: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tuple[Any, ...]]:
+    """What a step is like, most alike first; `own` are arguments in place of the step's."""
+    for names in ALIKE:
+        values = (own[name] if name in own else step.get(name) for name in names)
+        yield (len(names), *(json.dumps(value, sort_keys=True, default=str) for value in values))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,8 +53,8 @@ class Step:
 
     Attributes:
         key: see the head of this file.
-        function: import path of the function, "package.module:name"; it is called with the folder to write in and the
-            arguments by name.
+        kind: name of the function in keys: short for this package's own.
+        function: its import path, "package.module:name"; it is called with the folder to write in and the arguments.
         arguments: by name; a `Given` may stand anywhere in them.
         needs: outputs of other steps among the arguments: (step, file).
         folder: where its outputs are once it is done.
@@ -75,15 +75,16 @@ class Step:
         lazy: bool = False,
         predicts: bool = False,
     ) -> None:
-        if function.__module__ == "__main__":
-            raise UserError(f"the step {function.__name__} is defined in a program; a step must be in a module")
-        self.function = f"{function.__module__}:{function.__qualname__}"
-        self.kind = kind_of(function)
+        module, name = function.__module__, function.__qualname__
+        if module == "__main__":
+            raise UserError(f"the step {name} is defined in a program; a step must be in a module")
+        self.function = f"{module}:{name}"
+        self.kind = name if module.startswith("fairseq_tickets.protocol.") else f"{module}.{name}"
         self.arguments = arguments
         self.key = step_key(self.kind, arguments)
         self.folder: Path = plan.folder / self.key
         self.label, self.makes_result, self.lazy, self.predicts = label, makes_result, lazy, predicts
-        self.needs = tuple((given.step, given.file) for given in _givens(arguments) if given.step is not None)
+        self.needs = needs_of(arguments)
         self.order = 0
         self._plan = plan
 
@@ -97,14 +98,15 @@ class Step:
 
     def told(self) -> dict[str, Any]:
         """What a process that does the step must know: plain values, JSON; an argument `about` tells the key too."""
-        arguments = _resolved(self.arguments)
+        arguments = _with(self.arguments, lambda given: given.value)
         if "about" in arguments:
             arguments["about"] = {**arguments["about"], "key": self.key}
+        needs = [[step.key, file] for step, file in self.needs]
         return {
             "key": self.key,
             "function": self.function,
             "arguments": arguments,
-            "needs": [[step.key, file] for step, file in self.needs],
+            "needs": needs,
             "label": self.label,
         }
 
@@ -117,12 +119,6 @@ class Step:
         return self[name] if name in self.arguments else default
 
 
-def kind_of(function: Callable[..., None]) -> str:
-    """Name of a function in keys: short for this package's own."""
-    own = function.__module__.startswith("fairseq_tickets.protocol.")
-    return function.__name__ if own else f"{function.__module__}.{function.__qualname__}"
-
-
 def step_key(kind: str, arguments: Mapping[str, Any]) -> str:
     """Hex key of a call."""
     content = {"result_version": RESULT_VERSION, "kind": kind, **hashed(arguments)}
@@ -132,41 +128,31 @@ def step_key(kind: str, arguments: Mapping[str, Any]) -> str:
 
 def hashed(value: Any) -> Any:
     """A value as it stands in a key."""
-    if isinstance(value, Given):
-        return value.hashed
-    if isinstance(value, Mapping):
-        pairs = ((name, hashed(item)) for name, item in value.items())
-        return {name: item for name, item in pairs if item is not NOTHING}
-    if isinstance(value, (list, tuple)):
-        return [hashed(item) for item in value]
-    return value
+    return _with(value, lambda given: given.hashed)
+
+
+def needs_of(value: Any) -> tuple[tuple[Step, str], ...]:
+    """The outputs that an argument holds: (step, file)."""
+    found: list[Given] = []
+    _with(value, found.append)
+    return tuple((given.step, given.file) for given in found if given.step is not None)
 
 
 def behind(value: Any) -> list[Step]:
     """The steps whose outputs an argument holds, and those behind these, each once."""
-    found = [given.step for given in _givens(value) if given.step is not None]
+    found = [step for step, _ in needs_of(value)]
     for step in found:
         found += [parent for parent, _ in step.needs if parent not in found]
     return found
 
 
-def _resolved(value: Any) -> Any:
-    """A value as the function gets it."""
+def _with(value: Any, change: Callable[[Given], Any]) -> Any:
+    """A value with something in place of every `Given`; entries of mappings that become NOTHING are left out."""
     if isinstance(value, Given):
-        return value.value
+        return change(value)
     if isinstance(value, Mapping):
-        return {name: _resolved(item) for name, item in value.items()}
+        pairs = ((name, _with(item, change)) for name, item in value.items())
+        return {name: item for name, item in pairs if item is not NOTHING}
     if isinstance(value, (list, tuple)):
-        return [_resolved(item) for item in value]
+        return [_with(item, change) for item in value]
     return value
-
-
-def _givens(value: Any) -> Iterator[Given]:
-    if isinstance(value, Given):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _givens(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _givens(item)

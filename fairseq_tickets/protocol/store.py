@@ -1,6 +1,8 @@
-"""The folder of an experiment: OUTPUT/EXPERIMENT/KEY/ with what a step wrote, its log, and its mark, see `marks`.
+"""The folder of an experiment: OUTPUT/EXPERIMENT/KEY/ with what a step wrote, its log, and `done.json`.
 
-A result may also stand without a folder, as a line of a file in OUTPUT/EXPERIMENT/results/: that is how results travel.
+`done.json` marks a step as done: written last, with the checksums of all outputs, so that one that was edited or cut is
+refused by name, whoever reads it. A result may also stand without a folder, as a line of a file in
+OUTPUT/EXPERIMENT/results/: that is how results travel.
 """
 
 from __future__ import annotations
@@ -10,31 +12,73 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fairseq_tickets.analysis.result_lines import SUFFIX, read_lines, result_line
-from fairseq_tickets.analysis.results import Result, result_from_json
+from fairseq_tickets.analysis.results import Result, checksum, result_from_json
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import atomic_write, read_json, write_json
-from fairseq_tickets.protocol.marks import DONE, Content, check_output, done_facts, inputs_of, inside, write_done
-from fairseq_tickets.protocol.steps import CHECKPOINT, PREDICTIONS, RESULT, TICKET, Step
+from fairseq_tickets.files import atomic_write, read_json, sha256, write_json
+from fairseq_tickets.protocol.steps import CHECKPOINT, PREDICTIONS, RESULT, Step
 
-RESULTS, LINES, REPLACED = "results", "runs.jsonl", ".replaced"
-ADOPTED = (RESULT, TICKET)  # what is taken over of a run without `done.json`
-Inputs = Mapping[str, Mapping[str, str]]
+DONE, RESULTS, LINES, REPLACED = "done.json", "results", "runs.jsonl", ".replaced"
+Content = Mapping[str, Any]
+Inputs = Mapping[str, Mapping[str, str]]  # role -> {"file": ..., "sha256": ...}
+
+
+def done_facts(folder: Path) -> Content | None:
+    """What a step's `done.json` says; None where the step is not done."""
+    path = folder / DONE
+    if not path.is_file():
+        return None
+    facts = read_json(path, "done")
+    if not isinstance(facts, Mapping) or not isinstance(facts.get("outputs"), Mapping):
+        raise UserError(f"{path} does not name the outputs of its step; delete {folder} to run it again")
+    return facts
+
+
+def check_output(folder: Path, file: str, facts: Content) -> None:
+    """Refuse an output, a file or a folder, that is not what was written.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name in _inside(facts, file):
+        path = folder / name
+        if not path.is_file() or sha256(path) != facts["outputs"][name]:
+            raise UserError(f"{path} was changed after it was written; delete {folder} to run it again")
+
+
+def write_done(folder: Path, outputs: Iterable[Path], facts: Content) -> None:
+    """Mark a step as done.
+
+    Args:
+        outputs: its files, in `folder` already.
+        facts: what else to note: "seconds", "where", "inputs" (role -> checksum).
+    """
+    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(outputs)}
+    write_json(folder / DONE, {"outputs": digests, **facts})
+
+
+def write_result(folder: Path, content: Content) -> None:
+    """Write a result with its checksum, after checking that it can be read again."""
+    full = {**content, "checksum": checksum(content)}
+    result_from_json(full, str(folder / RESULT))
+    write_json(folder / RESULT, full)
+
+
+def inputs_of(content: Content) -> dict[str, str]:
+    """Checksums of a result's inputs, by role."""
+    return {role: entry["sha256"] for role, entry in content.get("inputs", {}).items()}
 
 
 class Store:
-    """The folder of one experiment.
-
-    Args:
-        folder: OUTPUT/EXPERIMENT; need not exist.
-    """
+    """The folder of one experiment, which need not exist; what was read of it is remembered, see `forget`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._done: dict[str, Content] = {}
+        self._facts: dict[str, Content] = {}
         self._results: dict[str, Result] = {}
-        self._loose: dict[str, Content] | None = None
+        self._lines: dict[str, Content] | None = None
 
     def done(self, key: str) -> bool:
         """Whether a step's outcome is there; whether one of its outputs is, is another question: see `has`.
@@ -42,53 +86,50 @@ class Store:
         Raises:
             UserError: there is one, but it is not what was written.
         """
-        if key not in self._done:
-            facts = done_facts(self.folder / key)
-            if facts is None and key not in self.loose():
-                return False
-            if facts is not None and RESULT in facts["outputs"]:
-                check_output(self.folder / key, RESULT, facts)
-            self._done[key] = facts or {}
+        if key in self._facts:
+            return True
+        facts = done_facts(self.folder / key)
+        if facts is not None:
+            check_output(self.folder / key, RESULT, facts)
+        elif key in self.lines():
+            content = self.lines()[key]
+            facts = {"outputs": {}, "seconds": content.get("wall_seconds"), "inputs": inputs_of(content)}
+        else:
+            return False
+        self._facts[key] = facts
         return True
+
+    def facts(self, key: str) -> Content:
+        """What is noted of a finished step: "outputs" (file -> checksum), and "seconds" and "inputs" if known."""
+        return self._facts[key] if self.done(key) else {}
 
     def forget(self, key: str) -> None:
         """Look at a step again when asked next: it has been done, maybe once more."""
-        self._done.pop(key, None)
+        self._facts.pop(key, None)
         self._results.pop(key, None)
 
-    def facts(self, key: str) -> Content:
-        """What `done.json` of a finished step says; {} where there is only a line of a results file."""
-        return self._done[key] if self.done(key) else {}
-
-    def last_seen(self, key: str) -> Content | None:
-        """What `done.json` said when it was looked at last; None where it wasn't there then."""
-        return self._done.get(key) or None
+    def seen(self, key: str) -> Content | None:
+        """What was noted when it was looked at last; None where the step wasn't done then."""
+        return self._facts.get(key)
 
     def has(self, key: str, file: str) -> bool:
         """Whether a step is done and an output is there: a file, or a folder with all its files."""
-        names = inside(self.facts(key).get("outputs", {}), file) if self.done(key) else []
+        names = _inside(self.facts(key), file) if self.done(key) else []
         return bool(names) and all((self.folder / key / name).is_file() for name in names)
 
     def seconds(self, key: str) -> float | None:
         """How long a finished step took, where that is known."""
-        found = self.facts(key).get("seconds") if self.facts(key) else self.loose()[key].get("wall_seconds")
+        found = self.facts(key).get("seconds")
         return float(found) if isinstance(found, (int, float)) else None
-
-    def makes_result(self, key: str) -> bool:
-        """Whether a finished step made a result."""
-        return RESULT in self.facts(key).get("outputs", {}) if self.facts(key) else key in self.loose()
 
     def predicted(self, step: Step) -> bool:
         """Whether a finished run has predictions for the test split, or its data have none."""
-        files = self.facts(step.key).get("outputs", {})
         has_test = (Path(step.arguments["data"].value) / "input0" / "test.idx").is_file()
-        return any(name.endswith(PREDICTIONS) for name in files) or not has_test
+        return not has_test or any(name.endswith(PREDICTIONS) for name in self.facts(step.key)["outputs"])
 
     def content(self, key: str) -> Content:
         """The content of a finished run's result file."""
-        if self.facts(key):
-            return dict(read_json(self.folder / key / RESULT, "result"))
-        return self.loose()[key]
+        return dict(read_json(self.folder / key / RESULT, "result")) if self._in_folder(key) else self.lines()[key]
 
     def result(self, key: str) -> Result:
         """A finished run's result.
@@ -97,80 +138,62 @@ class Store:
             UserError: naming a result that is another run's.
         """
         if key not in self._results:
-            source = self.folder / key / RESULT if self.facts(key) else self.folder / RESULTS
+            source = self.folder / key / RESULT if self._in_folder(key) else self.folder / RESULTS
             result = result_from_json(self.content(key), str(source))
             if result.key != key:
                 raise UserError(f"result file {source} is of run {result.key}; it was moved or copied here")
             self._results[key] = result
         return self._results[key]
 
-    def loose(self) -> Mapping[str, Content]:
-        """Finished runs that have no `done.json`, by key: lines of files in `results`, and result files of versions
-        before this one.
+    def lines(self) -> Mapping[str, Content]:
+        """Results in files of the folder `results`, by key, but for those that were set aside.
 
         Raises:
-            UserError: one was edited or cut, or is another run's.
+            UserError: one was edited or cut.
         """
-        if self._loose is None:
-            self._loose = {}
+        if self._lines is None:
+            self._lines = {}
             for path in sorted((self.folder / RESULTS).glob(f"*{SUFFIX}")):
                 for source, content in read_lines(path):
                     key = result_from_json(content, source).key
                     if not (self.folder / f"{key}{REPLACED}").is_dir():
-                        self._loose[key] = content
-            for path in sorted(self.folder.glob(f"*/{RESULT}")):
-                if not (path.parent / DONE).exists() and not path.parent.name.endswith(REPLACED):
-                    content = read_json(path, "result")
-                    if not isinstance(content, Mapping) or "checksum" not in content:
-                        raise UserError(
-                            f"result file {path} has no checksum: it was edited, or cut; delete it to run it again"
-                        )
-                    key = result_from_json(content, str(path)).key
-                    if key != path.parent.name:
-                        raise UserError(f"result file {path} is of run {key}; it was moved or copied here")
-                    self._loose[key] = content
-        return self._loose
+                        self._lines[key] = content
+        return self._lines
 
     def keys(self) -> set[str]:
         """Keys of everything that is finished here, asked for by a protocol or not."""
-        try:
-            names = [entry.name for entry in os.scandir(self.folder) if entry.is_dir()]
-        except OSError:
-            names = []
-        return {name for name in names if (self.folder / name / DONE).is_file()} | set(self.loose())
+        return {path.parent.name for path in self.folder.glob(f"*/{DONE}")} | set(self.lines())
+
+    def runs(self) -> set[str]:
+        """Those of `keys` that made a result."""
+        return {key for key in self.keys() if RESULT in self.facts(key)["outputs"] or key in self.lines()}
 
     def adopt(self) -> None:
-        """Give every loose run a folder with `done.json`, so that it stays when `results` is written anew."""
-        for key, content in self.loose().items():
+        """Give results that are only lines a folder each, so that they stay when `results` is written anew."""
+        for key, content in self.lines().items():
             folder = self.folder / key
             if not (folder / DONE).exists():
-                if not (folder / RESULT).is_file():
-                    write_json(folder / RESULT, content)
-                outputs = [path for path in folder.iterdir() if path.is_file() and path.name in ADOPTED]
-                write_done(folder, outputs, {"inputs": inputs_of(content), "seconds": content.get("wall_seconds")})
+                write_json(folder / RESULT, content)
+                facts = {"inputs": inputs_of(content), "seconds": content.get("wall_seconds")}
+                write_done(folder, [folder / RESULT], facts)
                 self.forget(key)
 
-    def drop(self, key: str, file: str = CHECKPOINT) -> None:
-        """Delete an output that nobody needs any more."""
+    def drop(self, key: str) -> None:
+        """Delete a checkpoint that nobody needs any more."""
         with contextlib.suppress(OSError):
-            (self.folder / key / file).unlink(missing_ok=True)
+            (self.folder / key / CHECKPOINT).unlink(missing_ok=True)
 
     def changed(self, inputs: Inputs) -> dict[str, str]:
         """Keys of finished steps with an input that isn't what it was, role by role, and what has changed."""
         stale: dict[str, str] = {}
         for key in sorted(self.keys()):
-            facts = done_facts(self.folder / key)
-            used = facts.get("inputs", {}) if facts is not None else inputs_of(self.loose()[key])
-            for role, digest in used.items():
+            for role, digest in self.facts(key).get("inputs", {}).items():
                 if role in inputs and digest != inputs[role]["sha256"]:
                     stale.setdefault(key, f"{role} ({inputs[role]['file']})")
         return stale
 
     def check_inputs(self, inputs: Inputs) -> None:
         """Compare the inputs of finished runs with those of today.
-
-        Args:
-            inputs: role -> {"file", "sha256"} of today.
 
         Raises:
             UserError: naming what changed.
@@ -192,7 +215,7 @@ class Store:
             (self.folder / key / DONE).unlink()
             os.replace(self.folder / key, aside)
             self.forget(key)
-        self._loose = None
+        self._lines = None
         return stale
 
     def collect(self, name: str, wanted: Mapping[str, Path]) -> None:
@@ -221,3 +244,11 @@ class Store:
             with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         return len(lines)
+
+    def _in_folder(self, key: str) -> bool:
+        return bool(self.facts(key).get("outputs"))
+
+
+def _inside(facts: Content, file: str) -> list[str]:
+    """Which outputs are this file, or in this folder."""
+    return [name for name in facts["outputs"] if name == file or name.startswith(f"{file}/")]

@@ -7,9 +7,9 @@ The function writes into a folder of this attempt; its files are moved to the st
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import socket
@@ -23,9 +23,9 @@ from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, sync
-from fairseq_tickets.protocol import lease
-from fairseq_tickets.protocol.marks import DONE, check_output, done_facts, inputs_of, write_done
+from fairseq_tickets.protocol.lease import Claim, Lease, claim
 from fairseq_tickets.protocol.steps import RESULT
+from fairseq_tickets.protocol.store import DONE, check_output, done_facts, inputs_of, write_done
 
 LOG, SPEC = "log.txt", "spec.json"
 FINISHED, FAILED, TAKEN, GONE = "finished", "failed", "taken", "gone"
@@ -76,8 +76,8 @@ def do(call: Call) -> Outcome:
     """Do a step in this process, which should do nothing else: its output goes to the step's log."""
     folder = Path(call.folder) / call.told["key"]
     try:
-        held = lease.claim(folder, _lost, call.stale)
-        if isinstance(held, lease.Claim):
+        held = claim(folder, _lost, call.stale)
+        if isinstance(held, Claim):
             return Outcome(TAKEN, held.name())
         try:
             found = done_facts(folder)
@@ -87,14 +87,15 @@ def do(call: Call) -> Outcome:
             if held.before is not None:
                 print(f"taken over from {held.before.name()}, which has ended or gives no sign of life", flush=True)
             for key, file in call.told["needs"]:
-                facts = done_facts(folder.parent / key)
-                if facts is None or not (folder.parent / key / file).exists():
-                    return Outcome(GONE, f"{folder.parent / key / file} is not there")
-                check_output(folder.parent / key, file, facts)
+                needed = folder.parent / key
+                facts = done_facts(needed)
+                if facts is None or not (needed / file).exists():
+                    return Outcome(GONE, f"{needed / file} is not there")
+                check_output(needed, file, facts)
             began = time.monotonic()
             held.workplace.mkdir(parents=True)
             (folder / SPEC).write_text(json.dumps(call.told, indent=1), encoding="utf-8")  # for people; never read
-            _function(call.told["function"])(held.workplace, **call.told["arguments"])
+            pkgutil.resolve_name(call.told["function"])(held.workplace, **call.told["arguments"])
             _publish(folder, held, time.monotonic() - began)
             return Outcome(FINISHED)
         finally:
@@ -114,11 +115,12 @@ def do(call: Call) -> Outcome:
         return Outcome(FAILED, user_error_line(error) or f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _publish(folder: Path, held: lease.Lease, seconds: float) -> None:
+def _publish(folder: Path, held: Lease, seconds: float) -> None:
     """Move what an attempt wrote to the step's folder and mark it as done."""
     made = sorted(held.workplace.iterdir(), key=lambda path: path.name == RESULT)
     content = read_json(made[-1], "result") if made and made[-1].name == RESULT else {}
-    for path in held.workplace.rglob("*"):
+    written = list(held.workplace.rglob("*"))
+    for path in written:
         sync(path)
     if not held.held():
         raise UserError("another process has taken this step over")
@@ -128,18 +130,9 @@ def _publish(folder: Path, held: lease.Lease, seconds: float) -> None:
         if (folder / path.name).is_dir():
             shutil.rmtree(folder / path.name)
         os.replace(path, folder / path.name)
-    files = [file for path in made for file in _files(folder / path.name)]
+    moved = [folder / path.relative_to(held.workplace) for path in written]
     facts = {"seconds": round(seconds, 3), "where": socket.gethostname(), "inputs": inputs_of(content)}
-    write_done(folder, files, facts)
-
-
-def _files(path: Path) -> list[Path]:
-    return [inside for inside in path.rglob("*") if inside.is_file()] if path.is_dir() else [path]
-
-
-def _function(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    write_done(folder, [path for path in moved if path.is_file()], facts)
 
 
 def _open_log(path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from fairseq_tickets.protocol.experiment import Experiment
 from fairseq_tickets.protocol.lab import Lab
-from fairseq_tickets.protocol.marks import write_done
 from fairseq_tickets.protocol.steps import RESULT, Step
+from fairseq_tickets.protocol.store import write_done
 
 from ..plugin.training import fresh_process
 

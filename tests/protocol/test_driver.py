@@ -16,7 +16,7 @@ from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol import driver, lease
 from fairseq_tickets.protocol.engines import local
 from fairseq_tickets.protocol.lease import Lease
-from fairseq_tickets.protocol.marks import DONE, write_done
+from fairseq_tickets.protocol.store import DONE, write_done
 from fairseq_tickets.protocol.work import GONE, Outcome
 from tests.protocol import toy_steps
 from tests.protocol.toy_steps import chain, drive, plan_at, said, texts

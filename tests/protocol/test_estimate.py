@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fairseq_tickets.protocol.estimate import Estimate
 from fairseq_tickets.protocol.functions.sharing import part, share
 from fairseq_tickets.protocol.functions.training import score, train
+from fairseq_tickets.protocol.status import Estimate
 from fairseq_tickets.protocol.steps import Step
 
 FULL = {"task": "RTE", "method": "full", "level": None, "config": {"lr": 1}}

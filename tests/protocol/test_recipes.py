@@ -67,7 +67,7 @@ def ready(lab: Lab) -> list[Step]:
     demand = Demand(lab.store)
     for step in wanted(lab.steps):
         demand.want(step)
-    return list(demand.ready())
+    return list(iter(demand.take, None))
 
 
 def test_every_seed_level_and_kind_has_a_run(write: Any) -> None:

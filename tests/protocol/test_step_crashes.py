@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from fairseq_tickets.protocol.marks import DONE
 from fairseq_tickets.protocol.steps import Step
-from fairseq_tickets.protocol.store import Store
+from fairseq_tickets.protocol.store import DONE, Store
 from fairseq_tickets.protocol.work import FINISHED, Call, do
 from tests.crash import FULL, KILL, STOP, survive
 

@@ -12,9 +12,8 @@ import pytest
 from fairseq_tickets.analysis.result_lines import result_line
 from fairseq_tickets.analysis.results import checksum
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.protocol.marks import check_output, done_facts, inputs_of, write_done, write_result
 from fairseq_tickets.protocol.steps import step_key
-from fairseq_tickets.protocol.store import Store
+from fairseq_tickets.protocol.store import Store, check_output, done_facts, inputs_of, write_done, write_result
 from tests.analysis import samples
 
 INPUTS = {"model": {"file": "model.pt", "sha256": "aa"}, "RTE: train": {"file": "train.tsv", "sha256": "bb"}}
@@ -103,16 +102,9 @@ def test_results_of_a_file_count_as_done_and_stay(tmp_path: Path) -> None:
     assert again.keys() == {"one", "two", "three"} and again.content("two") == json.loads(line("two"))
 
 
-def test_results_of_versions_without_marks_count_as_done(tmp_path: Path) -> None:
+def test_a_result_without_its_mark_is_nothing(tmp_path: Path) -> None:
     write_result(tmp_path / "one", samples.result(key="one", inputs=INPUTS))
-    (tmp_path / "one" / "ticket.json").write_text("{}")
-    store = Store(tmp_path)
-    assert store.done("one")
-    store.adopt()
-    assert set(done_facts(tmp_path / "one")["outputs"]) == {"result.json", "ticket.json"}  # type: ignore[index]
-    write_result(tmp_path / "two", samples.result(key="one"))
-    with pytest.raises(UserError, match="moved or copied"):
-        Store(tmp_path).done("two")
+    assert not Store(tmp_path).done("one") and Store(tmp_path).keys() == set()
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_mismatched_dev_takes_no_part_in_selection() -> None:
 
 
 def test_of_equal_epochs_the_last_is_best_as_fairseq_saves_it() -> None:
-    recorder = Recorder("score_select", ["valid"])
+    recorder = Recorder("score_select")
     recorder.epochs = [{"epoch": n, "valid": {"score_select": s}} for n, s in ((1, 0.5), (2, 0.6), (3, 0.6), (4, 0.1))]
     assert recorder.best_epoch()["epoch"] == 3
 
@@ -64,7 +64,7 @@ def test_a_recording_misses_nothing_whatever_is_done_with_logs(silenced: str, mo
         monkeypatch.setattr(logger, "disabled", True)
     if silenced == "all":
         monkeypatch.setattr(logging.root.manager, "_disable", logging.CRITICAL)
-    with Recorder("score", ["valid"]) as recorder:
+    with Recorder("score") as recorder:
         bar = progress_bar.progress_bar([1, 2], log_format="json", log_interval=1, epoch=1)
         next(iter(bar))
         bar.log({"num_updates": 3, "loss": 0.5}, tag="train_inner", step=3)

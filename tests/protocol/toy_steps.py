@@ -136,17 +136,8 @@ RECIPES = {"chain": chain, "slow": slow, "failing": failing, "dying": dying}
 def drive(plan: Plan, engine: Engine, recipe: Callable[[Plan], None]) -> list[Progress]:
     """Do a recipe; what was told."""
     told: list[Progress] = []
-    try:
+    with engine:
         Driver(plan, engine, told.append).drive(recipe)
-    except UserError:
-        engine.close(kill=False)
-        raise
-    except BaseException:
-        engine.close(kill=True)
-        raise
-    finally:
-        plan.end()
-    engine.close(kill=False)
     return told
 
 

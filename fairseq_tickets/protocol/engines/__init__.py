@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.work import Call, Outcome, Resources
@@ -18,8 +17,8 @@ from fairseq_tickets.protocol.work import Call, Outcome, Resources
 NAMES = ("local", "ray", "ray:ADDRESS", "slurm")
 
 
-class Engine(Protocol):
-    """What the experiment asks of an engine.
+class Engine:
+    """What the driver asks of an engine; left as a context, it ends, by itself after a UserError, else at once.
 
     Attributes:
         at_once: most calls to hand over that have not ended.
@@ -36,9 +35,16 @@ class Engine(Protocol):
 
     def submit(self, calls: Sequence[Call]) -> list[Future[Outcome]]:
         """Do these calls, in any order, as soon as there is room."""
+        raise NotImplementedError
 
     def close(self, kill: bool) -> None:
         """End; with `kill` also what still runs."""
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.close(kill=kind is not None and not issubclass(kind, UserError))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from multiprocessing.context import ForkServerProcess
 from types import ModuleType
 
 from fairseq_tickets.errors import UserError
+from fairseq_tickets.protocol.engines import Engine
 from fairseq_tickets.protocol.work import FAILED, Call, Outcome, Resources, do
 
 # What every step needs. Nothing is computed at import: threads that a library starts would not live in a fork.
@@ -43,7 +44,7 @@ _starting = threading.Lock()
 _spares: list[Child] = []
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """Some steps at a time on this machine."""
 
     def __init__(self, workers: int) -> None:
@@ -53,16 +54,17 @@ class LocalEngine:
         self._closed = False
 
     def check(self, needed: Resources) -> None:
-        """See `Engine.check`."""
-        if needed.gpus:
-            check_gpus()
+        if not needed.gpus:
+            return
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("training: device is 'cuda', but PyTorch finds no GPU here; use `device: cpu`")
 
     def submit(self, calls: Sequence[Call]) -> list[Future[Outcome]]:
-        """See `Engine.submit`."""
         return [self._threads.submit(self._do, call) for call in calls]
 
     def close(self, kill: bool) -> None:
-        """See `Engine.close`."""
         self._closed = True
         if kill:
             with _starting:
@@ -73,14 +75,6 @@ class LocalEngine:
 
     def _do(self, call: Call) -> Outcome:
         return do_in_child(call, self._running, lambda: self._closed)
-
-
-def check_gpus() -> None:
-    """Refuse where PyTorch finds no GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UserError("training: device is 'cuda', but PyTorch finds no GPU here; use `device: cpu`")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.protocol.work import FAILED, Call, Outcome, Resources
+from fairseq_tickets.protocol.engines import Engine
+from fairseq_tickets.protocol.work import Call, Outcome, Resources
 
 RETRIES = 3  # how often a task is done again whose node was lost
 PROBE = 60.0  # seconds for all nodes to answer
@@ -26,7 +27,7 @@ KNOCK = 10.0  # seconds to wait for a connection to a cluster's address
 _QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-class RayEngine:
+class RayEngine(Engine):
     """A cluster to join, or one started here and ended with the engine.
 
     Args:
@@ -59,7 +60,6 @@ class RayEngine:
             raise
 
     def check(self, needed: Resources) -> None:
-        """See `Engine.check`."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if needed.gpus and not any(node.get("GPU", 0) >= needed.gpus for node in nodes):
             raise UserError("training: device is 'cuda', but no node of the Ray cluster has a GPU; use `device: cpu`")
@@ -69,25 +69,23 @@ class RayEngine:
             raise UserError(f"--memory {needed.memory / 2**30:g}: no node of the Ray cluster has so much")
 
     def submit(self, calls: Sequence[Call]) -> list[Future[Outcome]]:
-        """See `Engine.submit`."""
-        futures = []
+        futures: list[Future[Outcome]] = []
         for call in calls:
             needed = call.resources
             options: dict[str, Any] = {"num_cpus": needed.cpus, "num_gpus": needed.gpus, "name": call.told["label"]}
             if needed.memory:
                 options["memory"] = needed.memory
-            reference = self._task.options(**options).remote(call)
-            futures.append(_outcome_of(reference.future(), self._ray))
-            self._tasks[futures[-1]] = reference
+            task = self._task.options(**options).remote(call)
+            futures.append(task.future())
+            self._tasks[futures[-1]] = task
             futures[-1].add_done_callback(lambda future: self._tasks.pop(future, None))
         return futures
 
     def close(self, kill: bool) -> None:
-        """See `Engine.close`."""
         if kill:
-            for reference in list(self._tasks.values()):
+            for task in list(self._tasks.values()):
                 with contextlib.suppress(self._ray.exceptions.RayError):
-                    self._ray.cancel(reference, force=True)
+                    self._ray.cancel(task, force=True)
         self._leave()
 
     def _leave(self) -> None:
@@ -180,20 +178,3 @@ def _answer(place: str, token: str, number: int) -> bool:
         if time.monotonic() > limit:
             return False
         time.sleep(0.2)
-
-
-def _outcome_of(asked: Future[Any], ray: Any) -> Future[Outcome]:
-    """A task's outcome, where Ray's own errors are failures in one line."""
-    future: Future[Outcome] = Future()
-
-    def ended(asked: Future[Any]) -> None:
-        error = asked.exception()
-        if error is None:
-            future.set_result(asked.result())
-        elif isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)):
-            future.set_result(Outcome(FAILED, f"its node was lost, {RETRIES + 1} times"))
-        else:
-            future.set_result(Outcome(FAILED, " ".join(str(error).split())[-300:]))
-
-    asked.add_done_callback(ended)
-    return future

@@ -20,7 +20,7 @@ from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.files import read_json, write_json
-from fairseq_tickets.protocol.engines import Options
+from fairseq_tickets.protocol.engines import Engine, Options
 from fairseq_tickets.protocol.work import FAILED, TAKEN, Call, Outcome, Resources
 
 JOB = "job.json"  # in a step's folder: the job that it was given to
@@ -30,7 +30,7 @@ DEFAULT_TIME = 24 * 60  # minutes
 NOTICE = 20  # seconds before its time limit that a job is told, to put itself back: nothing is to be saved
 
 
-class SlurmEngine:
+class SlurmEngine(Engine):
     """Jobs of this driver, and those that a driver before it has left in the queue.
 
     Args:
@@ -40,7 +40,7 @@ class SlurmEngine:
         UserError: submitit or Slurm's commands are not there, or no cluster answers.
     """
 
-    at_once = 100_000  # Slurm queues what there is no room for
+    at_once = 100_000  # Slurm queues what there is no room for, and refuses what it can't give
 
     def __init__(self, options: Options, folder: Path) -> None:
         try:
@@ -53,18 +53,13 @@ class SlurmEngine:
         self._options, self._submitit = options, submitit
         self._name = f"tickets-{secrets.token_hex(4)}"
         self._folder = folder / ".jobs" / self._name
-        self._jobs: dict[str, Future[Outcome]] = {}  # id -> outcome
-        self._made: dict[str, Any] = {}  # id -> submitit's job, of this driver
-        self._guard, self._ended = threading.Lock(), threading.Event()
+        self._jobs: dict[str, tuple[Future[Outcome], Any]] = {}  # by id, with submitit's job if this driver made it
+        self._ended = threading.Event()
         queue()  # an answer, or an error, before anything is done
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def check(self, needed: Resources) -> None:
-        """See `Engine.check`: Slurm itself refuses what it can't give."""
-
     def submit(self, calls: Sequence[Call]) -> list[Future[Outcome]]:
-        """See `Engine.submit`."""
         waiting = queue()
         futures: dict[str, Future[Outcome]] = {}
         new: dict[Resources, list[Call]] = {}
@@ -81,9 +76,8 @@ class SlurmEngine:
         return [futures[call.told["key"]] for call in calls]
 
     def close(self, kill: bool) -> None:
-        """See `Engine.close`."""
         self._ended.set()
-        if kill and self._made:
+        if kill:
             subprocess.run(["scancel", "--name", self._name], capture_output=True, check=False)
         self._thread.join()
         if not kill:
@@ -111,30 +105,21 @@ class SlurmEngine:
 
     def _follow(self, identity: str, job: Any) -> Future[Outcome]:
         future: Future[Outcome] = Future()
-        with self._guard:
-            self._jobs[identity] = future
-            if job is not None:
-                self._made[identity] = job
+        self._jobs[identity] = (future, job)
         return future
 
     def _watch(self) -> None:
         """Look at the queue again and again; a job that has left it has ended."""
         while not self._ended.wait(POLL):
-            with self._guard:
-                open_jobs = dict(self._jobs)
-            if not open_jobs:
-                continue
+            jobs = self._jobs.copy()
             try:
-                waiting = queue()
+                waiting = queue() if jobs else {}
             except UserError:  # Slurm's controller may be away for a while
                 continue
-            for identity, future in open_jobs.items():
-                if identity not in waiting:
-                    with self._guard:
-                        job = self._made.pop(identity, None)
-                        del self._jobs[identity]
-                    # of another driver's job only the step's own folder tells how it ended
-                    future.set_result(Outcome(TAKEN) if job is None else _outcome(job))
+            for identity in jobs.keys() - waiting.keys():
+                future, job = self._jobs.pop(identity)
+                # of another driver's job only the step's own folder tells how it ended
+                future.set_result(Outcome(TAKEN) if job is None else _outcome(job))
 
 
 class Job:

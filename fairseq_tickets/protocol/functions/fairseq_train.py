@@ -5,37 +5,37 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.functions.recording import Recorder
-from fairseq_tickets.protocol.steps import CHECKPOINT
+from fairseq_tickets.protocol.steps import CHECKPOINT, TICKET
 
-CRITERION, L1_CRITERION = "ticket_sentence_prediction", "ticket_sentence_prediction_l1"
+CRITERION = "ticket_sentence_prediction"
 ADAM_BETAS = "(0.9, 0.999)"
 
 
-def common_options(what: Mapping[str, Any], data: Path, start: str) -> list[str]:
-    """fairseq-train's options for one task, but for criterion and ticket."""
-    config = what["config"]
-    examples = count_examples(data)
-    part = train_subset(examples, what["subset"], what["fraction"])
+def options_of(run: Mapping[str, Any], folder: Path, ticket: Any, criterion: str = CRITERION) -> list[str]:
+    """fairseq-train's options for one task, from the arguments of its step; a ticket is in `folder`."""
+    data, config, part = Path(run["data"]), run["config"], chosen_examples(run)
     options = [
-        *(str(data), "--task", "ticket_sentence_prediction", "--finetune-from-model", start),
-        *schedule(what, updates_in_all(part or examples, config["batch_size"], config["max_epoch"])),
+        *(str(data), "--task", "ticket_sentence_prediction", "--criterion", criterion),
+        *("--finetune-from-model", run.get("start") or run["model"]),
+        *schedule(run, updates_of(run, config)),
         *("--valid-subset", "valid,valid1" if has_split(data, "valid1") else "valid"),
-        *_optimizer(config, in_parts=what.get("method") == "random_elements"),
-        *("--train-examples-seed", str(what["subset_seed"])),
+        *_optimizer(config, in_parts=run.get("method") == "random_elements"),
+        *("--train-examples-seed", str(run["subset_seed"])),
     ]
     if part is not None:
         options += ["--train-examples", str(part)]
-    if what.get("dev_subset") is not None:
-        options += ["--valid-examples", str(what["dev_subset"])]
-    if what["metrics"] is not None:
-        options += ["--metric", ",".join(what["metrics"])]
+    if run.get("dev_subset") is not None:
+        options += ["--valid-examples", str(run["dev_subset"])]
+    if run["metrics"] is not None:
+        options += ["--metric", ",".join(run["metrics"])]
+    if ticket is not None:
+        options += ["--ticket", str(folder / TICKET)]
     if not (data / "task.json").is_file():
         raise UserError(f"{data} has no task.json; make the folder with `fairseq-tickets prepare`")
     return options
@@ -44,7 +44,6 @@ def common_options(what: Mapping[str, Any], data: Path, start: str) -> list[str]
 def schedule(what: Mapping[str, Any], total: int) -> list[str]:
     """fairseq-train's options that any run has: model, batches, schedule of `total` updates, evaluation, device."""
     config = what["config"]
-    best = "score_select" if config["best_epoch"] == "select" else "score"
     options: list[Any] = [
         *("--arch", "ticket_roberta", "--max-positions", config["max_positions"]),
         *("--batch-size", config["batch_size"], "--batch-size-valid", max(32, config["batch_size"])),
@@ -54,7 +53,7 @@ def schedule(what: Mapping[str, Any], total: int) -> list[str]:
         *("--warmup-updates", round(config["warmup"] * total), "--clip-norm", repr(config["clip_norm"])),
         *("--dropout", repr(config["dropout"]), "--attention-dropout", repr(config["attention_dropout"])),
         *("--pooler-dropout", repr(config["head_dropout"])),
-        *("--best-checkpoint-metric", best, "--maximize-best-checkpoint-metric"),
+        *("--best-checkpoint-metric", best_metric(config), "--maximize-best-checkpoint-metric"),
         *("--no-epoch-checkpoints", "--no-save-optimizer-state", "--num-workers", 0, "--log-format", "json"),
         *("--log-interval", config["log_interval"]),
     ]
@@ -69,6 +68,11 @@ def schedule(what: Mapping[str, Any], total: int) -> list[str]:
     if "precision" in config:
         options += ["--precision", config["precision"]]
     return [str(option) for option in options]
+
+
+def best_metric(config: Mapping[str, Any]) -> str:
+    """What the best epoch is chosen by."""
+    return "score_select" if config["best_epoch"] == "select" else "score"
 
 
 def _optimizer(config: Mapping[str, Any], in_parts: bool) -> list[Any]:
@@ -86,15 +90,14 @@ def run_training(
     options: Sequence[str],
     folder: Path,
     config: Mapping[str, Any],
-    splits: Sequence[str],
     saves: bool,
     last: bool = False,
     tasks: Sequence[str] = (),
-) -> tuple[Recorder, float]:
+) -> Recorder:
     """Run fairseq-train's main in this process; its best (or last) checkpoint becomes `checkpoint.pt`.
 
     Returns:
-        what was recorded of the evaluated splits (of `tasks`, see Recorder), and the seconds it took.
+        what was recorded, of `tasks`, see Recorder.
     """
     pin_threads(config["threads"])
     scratch = folder / "train"
@@ -112,17 +115,14 @@ def run_training(
 
     parser = fairseq_options.get_training_parser()
     parsed = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(parser, list(options)))
-    began = time.monotonic()
-    best = "score_select" if config["best_epoch"] == "select" else "score"
-    with Recorder(best, splits, tasks) as recorder:
+    with Recorder(best_metric(config), tasks) as recorder:
         fairseq_train.main(parsed)
-    wall = time.monotonic() - began
     if saves:
         os.replace(scratch / ("checkpoint_last.pt" if last else "checkpoint_best.pt"), folder / CHECKPOINT)
     shutil.rmtree(scratch, ignore_errors=True)
     if not recorder.epochs:
         raise UserError("training ended before the first evaluation")
-    return recorder, wall
+    return recorder
 
 
 def pin_threads(threads: int) -> None:
@@ -132,9 +132,20 @@ def pin_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def updates_of(what: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Number of updates of a whole run on a task's "data", or a part of it, see `chosen_examples`."""
+    examples = chosen_examples(what) or count_examples(Path(what["data"]))
+    return updates_in_all(examples, config["batch_size"], config["max_epoch"])
+
+
 def updates_in_all(examples: int, batch_size: int, epochs: int) -> int:
     """Number of updates of a whole run; the last batch of an epoch may be smaller."""
     return math.ceil(examples / batch_size) * epochs
+
+
+def chosen_examples(what: Mapping[str, Any]) -> int | None:
+    """How many of the examples of a task's "data" a run uses, by its "subset" and "fraction"; None for all."""
+    return train_subset(count_examples(Path(what["data"])), what["subset"], what.get("fraction", 1.0))
 
 
 def train_subset(examples: int, subset: int | float | None, fraction: float) -> int | None:

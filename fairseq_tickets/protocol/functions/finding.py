@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets.files import write_json
 from fairseq_tickets.protocol.functions.fairseq_train import (
-    L1_CRITERION,
-    common_options,
     count_examples,
+    options_of,
     pin_threads,
     run_training,
     train_subset,
 )
+from fairseq_tickets.protocol.functions.result_content import write_training
 from fairseq_tickets.protocol.functions.tickets import heads_of
-from fairseq_tickets.protocol.steps import COUNTS, SALIENCE, TICKET, TRAINING
+from fairseq_tickets.protocol.steps import COUNTS, SALIENCE, TICKET
 from fairseq_tickets.recorded import peak_lr
 
 
@@ -26,15 +25,14 @@ def l1(folder: Path, **run: Any) -> None:
 
     Keeps the checkpoint of the last epoch: the ticket is read off where the weights have moved to, not off a score.
     """
-    data, config = Path(run["data"]), run["config"]
+    config = run["config"]
     options = [
-        *common_options(run, data, run["model"]),
-        *("--criterion", L1_CRITERION, "--l1-weight", repr(run["l1_weight"]), "--l1-mode", run["l1_mode"]),
-        *("--pretrained-path", run["model"], "--l1-log-interval", str(config["log_interval"])),
+        *options_of(run, folder, None, criterion="ticket_sentence_prediction_l1"),
+        *("--l1-weight", repr(run["l1_weight"]), "--l1-mode", run["l1_mode"], "--pretrained-path", run["model"]),
+        *("--l1-log-interval", str(config["log_interval"])),
     ]
-    recorder, wall = run_training(options, folder, config, ["valid", "valid1"], saves=True, last=True)
-    facts = {"epochs": recorder.epochs, "curve": recorder.curve, "wall_seconds": wall, "config": config}
-    write_json(folder / TRAINING, {"format": "fairseq-tickets/l1-run", "version": 1, **facts})
+    recorder = run_training(options, folder, config, saves=True, last=True)
+    write_training(folder, "l1-run", recorder, config)
 
 
 def extract(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -21,22 +22,23 @@ class Recorder:
 
     Args:
         best_metric: what the best epoch is chosen by.
-        splits: names of the evaluated splits, in the order fairseq evaluates them.
         tasks: names of the tasks of `ticket_multitask`, whose metrics are NAME_accuracy and so on; none for one task.
 
     Attributes:
         epochs: one entry an epoch, as in the result file.
         curve: training loss and accuracy since the last entry, by update.
         trainable, total: numbers of parameters; see `_count`.
+        seconds: how long it all took.
     """
 
-    def __init__(self, best_metric: str, splits: Sequence[str], tasks: Sequence[str] = ()) -> None:
+    def __init__(self, best_metric: str, tasks: Sequence[str] = ()) -> None:
         self._several = bool(tasks)
         self._metrics = [prefix + name for prefix in ("", *(f"{task}_" for task in tasks)) for name in METRIC_NAMES]
-        self.best_metric, self.splits = best_metric, splits
+        self.best_metric = best_metric
         self.epochs: list[dict[str, Any]] = []
         self.curve: list[dict[str, float]] = []
         self.trainable = self.total = 0
+        self.seconds = 0.0
         self._encoder_size: tuple[int, int] | None = None
         self._evaluations: list[dict[str, float]] = []
         self._updates = 0
@@ -58,9 +60,11 @@ class Recorder:
         self._bar = cast(Any, progress_bar)
         self._logger, self._bar.logger = self._bar.logger, self
         self.name = self._logger.name
+        self._began = time.monotonic()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.seconds = time.monotonic() - self._began
         self._task.post_validate, self._bar.logger = self._hook, self._logger
 
     def info(self, message: str) -> None:
@@ -106,11 +110,10 @@ class Recorder:
         """fairseq logs an epoch after it has evaluated it."""
         if not self._evaluations:
             return
-        valid = self._evaluations[0]
-        for split, values in zip(self.splits[1:], self._evaluations[1:]):
-            suffix = "_mm" if split == "valid1" else f"_{split}"
-            known = [name for name in values if name.split("_")[-1] in ("accuracy", "loss")]
-            valid = {**valid, **{name + suffix: values[name] for name in known}}
+        valid = dict(self._evaluations[0])
+        for mismatched in self._evaluations[1:]:  # MNLI's second dev set, split `valid1`
+            known = [name for name in mismatched if name.split("_")[-1] in ("accuracy", "loss")]
+            valid.update({f"{name}_mm": mismatched[name] for name in known})
         self.epochs.append(
             {
                 "epoch": int(logged["epoch"]),

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets.files import read_json
-from fairseq_tickets.protocol.functions.fairseq_train import count_examples, train_subset
+from fairseq_tickets.files import read_json, write_json
+from fairseq_tickets.protocol.functions.fairseq_train import chosen_examples, count_examples
 from fairseq_tickets.protocol.functions.recording import Recorder
-from fairseq_tickets.protocol.marks import done_facts
+from fairseq_tickets.protocol.steps import TRAINING
+from fairseq_tickets.protocol.store import done_facts
 
 
 def common_result(what: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a result file that a run's arguments and its data's task.json tell."""
-    about, examples = what["about"], count_examples(Path(what["data"]))
+    about = what["about"]
     part = {name: what[name] for name in ("subset", "subset_seed", "dev_subset") if name in what}
     partial = any(part[name] is not None for name in part if name != "subset_seed")
     return {
@@ -30,14 +31,14 @@ def common_result(what: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str
         "method": what["method"],
         "seed": what["seed"],
         "train_fraction": what["fraction"],
-        "train_examples": train_subset(examples, what["subset"], what["fraction"]) or examples,
+        "train_examples": chosen_examples(what) or count_examples(Path(what["data"])),
         "config": {**what["config"], **part},
         "inputs": about["inputs"],
         "partial_data": partial or bool(facts.get("partial")) or "subset" in facts,
     }
 
 
-def recorded(recorder: Recorder, device: str, wall: float) -> dict[str, Any]:
+def recorded(recorder: Recorder, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a result file that a training run gives."""
     return {
         "trainable_parameters": recorder.trainable,
@@ -46,9 +47,15 @@ def recorded(recorder: Recorder, device: str, wall: float) -> dict[str, Any]:
         "curve": recorder.curve,
         "best_epoch": recorder.best_epoch()["epoch"],
         "versions": _versions(),
-        "wall_seconds": round(wall, 3),
-        "peak_memory_bytes": _peak_memory(device),
+        "wall_seconds": round(recorder.seconds, 3),
+        "peak_memory_bytes": _peak_memory(config["device"]),
     }
+
+
+def write_training(folder: Path, kind: str, recorder: Recorder, config: Mapping[str, Any], **about: Any) -> None:
+    """Write `training.json`, of a run that is not a result by itself."""
+    content = {"format": f"fairseq-tickets/{kind}", "version": 1, **about, "config": config}
+    write_json(folder / TRAINING, {**content, **recorded(recorder, config)})
 
 
 def scores_of(valid: Mapping[str, float]) -> dict[str, dict[str, float]]:

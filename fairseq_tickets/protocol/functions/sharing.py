@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.files import read_json, write_json
-from fairseq_tickets.protocol.functions.fairseq_train import (
-    CRITERION,
-    count_examples,
-    has_split,
-    run_training,
-    schedule,
-    train_subset,
-    updates_in_all,
-)
+from fairseq_tickets.protocol.functions import fairseq_train
 from fairseq_tickets.protocol.functions.recording import METRIC_NAMES, PARTS
-from fairseq_tickets.protocol.functions.result_content import common_result, recorded, scores_of, task_facts
+from fairseq_tickets.protocol.functions.result_content import common_result, scores_of, task_facts, write_training
 from fairseq_tickets.protocol.functions.tickets import ticket_name
-from fairseq_tickets.protocol.marks import write_result
-from fairseq_tickets.protocol.steps import TICKET, TRAINING
+from fairseq_tickets.protocol.steps import TICKET
+from fairseq_tickets.protocol.store import write_result
 from fairseq_tickets.super_ticket.sharing import union
 from fairseq_tickets.tickets import load_super_ticket
 
@@ -37,15 +29,16 @@ def share(folder: Path, model: str, tasks: Sequence[Mapping[str, Any]], config: 
     Raises:
         UserError: whatever is wrong with data, model, tickets or disk.
     """
-    total, entries, tickets = 0, [], {}
+    entries, tickets = [], {}
     for task in tasks:
-        data = Path(task["data"])
-        examples = count_examples(data)
-        chosen = train_subset(examples, task["subset"], 1.0)
-        total += updates_in_all(chosen or examples, config["batch_size"], config["max_epoch"])
-        entry: dict[str, Any] = {"name": task["task"], "data": str(data.resolve()), "train_examples": chosen}
-        entry.update(valid_examples=task.get("dev_subset"), head_dropout=task["head_dropout"])
-        entry["metric"] = None if task["metrics"] is None else ",".join(task["metrics"])
+        entry: dict[str, Any] = {
+            "name": task["task"],
+            "data": str(Path(task["data"]).resolve()),
+            "train_examples": fairseq_train.chosen_examples(task),
+            "valid_examples": task.get("dev_subset"),
+            "head_dropout": task["head_dropout"],
+            "metric": None if task["metrics"] is None else ",".join(task["metrics"]),
+        }
         if task["ticket"] is not None:
             tickets[task["task"]] = load_super_ticket(task["ticket"])
             entry["ticket"] = ticket_name(task["task"])
@@ -55,27 +48,21 @@ def share(folder: Path, model: str, tasks: Sequence[Mapping[str, Any]], config: 
     if tickets:
         union(list(tickets.values())).save(folder / TICKET)
     names = [entry["name"] for entry in entries]
-    splits = ["valid"]
-    if any(has_split(Path(entry["data"]), "valid1") for entry in entries):
-        splits.append("valid1")
+    mismatched = any(fairseq_train.has_split(Path(entry["data"]), "valid1") for entry in entries)
+    updates = sum(fairseq_train.updates_of(task, config) for task in tasks)
     options = [
-        *("--task", "ticket_multitask", "--tasks", str(folder / "tasks.json"), "--criterion", CRITERION),
+        *("--task", "ticket_multitask", "--tasks", str(folder / "tasks.json"), "--criterion", fairseq_train.CRITERION),
         *("--task-sampling", config["sampling"], "--task-temperature", repr(config["temperature"])),
-        *("--finetune-from-model", model, "--valid-subset", ",".join(splits)),
+        *("--finetune-from-model", model, "--valid-subset", "valid,valid1" if mismatched else "valid"),
         *("--optimizer", "ticket", "--ticket-optimizer", config["optimizer"]),
         *("--weight-decay", repr(config["weight_decay"])),
         *("--train-examples-seed", str(tasks[0]["subset_seed"])),
-        *schedule({"config": config, **run}, total),
+        *fairseq_train.schedule({"config": config, **run}, updates),
     ]
-    recorder, wall = run_training(options, folder, config, splits, saves=True, tasks=names)
-    content = {
-        "format": "fairseq-tickets/shared-run",
-        "version": 1,
-        "tickets": {name: ticket.to_json() for name, ticket in tickets.items()},
-        "weight_remaining": {name: recorder.weight_remaining(tickets.get(name)) for name in names},
-        **recorded(recorder, config["device"], wall),
-    }
-    write_json(folder / TRAINING, content)
+    recorder = fairseq_train.run_training(options, folder, config, saves=True, tasks=names)
+    told = {name: ticket.to_json() for name, ticket in tickets.items()}
+    remaining = {name: recorder.weight_remaining(tickets.get(name)) for name in names}
+    write_training(folder, "shared-run", recorder, config, tickets=told, weight_remaining=remaining)
 
 
 def part(folder: Path, task: str, shared: str, **run: Any) -> None:

@@ -9,21 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets.files import write_json
-from fairseq_tickets.protocol.functions.fairseq_train import (
-    CRITERION,
-    common_options,
-    count_examples,
-    has_split,
-    pin_threads,
-    run_training,
-    train_subset,
-    updates_in_all,
+from fairseq_tickets.protocol.functions import fairseq_train
+from fairseq_tickets.protocol.functions.result_content import (
+    common_result,
+    recorded,
+    scores_of,
+    seconds_of,
+    task_facts,
+    write_training,
 )
-from fairseq_tickets.protocol.functions.result_content import common_result, recorded, scores_of, seconds_of, task_facts
 from fairseq_tickets.protocol.functions.tickets import make_ticket
-from fairseq_tickets.protocol.marks import write_result
-from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, SCORES, TICKET, TRAINING
+from fairseq_tickets.protocol.steps import CHECKPOINT, DATA, SCORES
+from fairseq_tickets.protocol.store import write_result
 
 
 def prepare(folder: Path, task: str, inputs: Mapping[str, str], glue: str, tokenizer: str, dictionary: str) -> None:
@@ -41,21 +38,14 @@ def prepare(folder: Path, task: str, inputs: Mapping[str, str], glue: str, token
 
 
 def train(folder: Path, **run: Any) -> None:
-    """Train, evaluate and write the result file; the arguments are those that `Lab.train` gives.
-
-    Raises:
-        UserError: whatever is wrong with data, model, ticket or disk.
-    """
-    data, facts = Path(run["data"]), task_facts(Path(run["data"]))
-    ticket = make_ticket(folder, run)
-    options = [*common_options(run, data, run["start"] or run["model"]), "--criterion", CRITERION]
-    if ticket is not None:
-        options += ["--ticket", str(folder / TICKET)]
-    predicts = run["predicts"] and has_split(data, "test")
+    """Train, evaluate and write the result file; the arguments are those that `Lab.train` gives."""
+    data, facts, ticket = Path(run["data"]), task_facts(Path(run["data"])), make_ticket(folder, run)
+    options = fairseq_train.options_of(run, folder, ticket)
     if run["method"] == "random_elements":
         chosen = run["ticket"]
         options += ["--random-elements", repr(chosen["elements"]), "--random-elements-seed", str(chosen["seed"])]
-    recorder, wall = run_training(options, folder, run["config"], ["valid", "valid1"], saves=run["saves"] or predicts)
+    predicts = run["predicts"] and fairseq_train.has_split(data, "test")
+    recorder = fairseq_train.run_training(options, folder, run["config"], saves=run["saves"] or predicts)
     content = {
         **common_result(run, facts),
         "level": run["level"],
@@ -64,7 +54,7 @@ def train(folder: Path, **run: Any) -> None:
         "ticket": None if ticket is None else ticket.to_json(),
         "ticket_seconds": seconds_of(run["ticket_steps"]),
         "weight_remaining": recorder.weight_remaining(ticket),
-        **recorded(recorder, run["config"]["device"], wall),
+        **recorded(recorder, run["config"]),
         "scores": scores_of(recorder.best_epoch()["valid"]),
     }
     if predicts:
@@ -83,23 +73,17 @@ def train_part(folder: Path, **run: Any) -> None:
     The checkpoint of the last update is kept. One under a ticket becomes a whole model of the same function, its pruned
     heads and FFNs zeros: scored, these have the importance 0, and training can go on from it under a smaller ticket.
     """
-    data, config = Path(run["data"]), run["config"]
-    part = train_subset(count_examples(data), run["subset"], run["fraction"]) or count_examples(data)
-    whole = updates_in_all(part, config["batch_size"], config["max_epoch"])
+    ticket, config = make_ticket(folder, run), run["config"]
+    whole = fairseq_train.updates_of(run, config)
     updates = max(1, round(run["part"] * whole))
-    ticket = make_ticket(folder, run)
-    options = [*common_options(run, data, run["start"] or run["model"]), "--criterion", CRITERION]
-    options += ["--max-update", str(updates)]
+    options = [*fairseq_train.options_of(run, folder, ticket), "--max-update", str(updates)]
     if run["decay"] == "part":
         options += ["--total-num-update", str(updates), "--warmup-updates", str(round(config["warmup"] * updates))]
-    if ticket is not None:
-        options += ["--ticket", str(folder / TICKET)]
-    recorder, wall = run_training(options, folder, config, ["valid", "valid1"], saves=True, last=True)
+    recorder = fairseq_train.run_training(options, folder, config, saves=True, last=True)
     if ticket is not None:
         _make_whole(folder / CHECKPOINT, ticket.shape.ffn_dim)
-    facts = {"epochs": recorder.epochs, "curve": recorder.curve, "wall_seconds": wall, "config": config}
     about = {"part": run["part"], "updates": updates, "updates_of_a_whole_run": whole}
-    write_json(folder / TRAINING, {"format": "fairseq-tickets/part-of-training", "version": 1, **about, **facts})
+    write_training(folder, "part-of-training", recorder, config, **about)
 
 
 def _make_whole(path: Path, ffn_dim: int) -> None:
@@ -131,7 +115,7 @@ def score(
     """
     from fairseq_tickets.plugin.scoring import score_checkpoint
 
-    pin_threads(config["threads"])
+    fairseq_train.pin_threads(config["threads"])
     batch_size = config["batch_size"] if granularity == "batch" else 32
     scores = score_checkpoint(
         full, data, granularity=granularity, batch_size=batch_size, limit=limit, device=config["device"]
