@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -143,6 +144,20 @@ def sha256(path: PathLike) -> str:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return digest.hexdigest()
+
+
+def file_digest(path: PathLike) -> str:
+    """The same, read once in a process as long as the file doesn't change."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return _digest(Path(path).resolve(), status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(path: Path, modified: int, size: int, inode: int) -> str:
+    return sha256(path)
 
 
 def _claimed_file(target: Path) -> tuple[int, Path]:

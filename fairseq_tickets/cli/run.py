@@ -122,7 +122,7 @@ def text(status: Status, listed: bool) -> str:
     for entry in status.steps:
         said = {"left": duration(entry.seconds), "running": f"running: {entry.where}"}.get(entry.state, entry.state)
         if listed or entry.state == "running":
-            lines.append(f"{entry.step.key}  {entry.step.label:60}  {said}")
+            lines.append(f"{entry.key}  {entry.label:60}  {said}")
     left, running = status.count("left", "running"), status.count("running")
     lines.append(f"{status.count('finished')} runs finished, {left} left")
     if running:

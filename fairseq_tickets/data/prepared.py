@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import read_json, sha256
+from fairseq_tickets.files import file_digest, read_json, sha256
 from fairseq_tickets.metrics import CLASSIFICATION, REGRESSION
 
 TASK_FILE = "task.json"
@@ -76,7 +75,7 @@ def check_files(folder: Path, names: Iterable[str]) -> None:
             raise UserError(
                 f"{path} has {found.st_size} bytes, but {folder / TASK_FILE} says {files[name]['bytes']}; {AGAIN}"
             )
-        if _checksum(path, found.st_size, found.st_mtime_ns) != files[name]["sha256"]:
+        if file_digest(path) != files[name]["sha256"]:
             raise UserError(f"{path} is damaged or exchanged: its SHA-256 is not that of {folder / TASK_FILE}; {AGAIN}")
 
 
@@ -84,12 +83,6 @@ def file_records(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file of a folder, by relative name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
-
-
-@lru_cache(maxsize=256)
-def _checksum(path: Path, size: int, modified: int) -> str:
-    """SHA-256, read once in a process as long as size and time stay."""
-    return sha256(path)
 
 
 def _different_names(labels: Any) -> bool:

@@ -7,12 +7,11 @@ in another order fits every shape and trains on scrambled rows; so words are com
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.files import PathLike, read_json, sha256
+from fairseq_tickets.files import PathLike, file_digest, read_json
 
 IMPORT_FORMAT = "fairseq-tickets/import"
 SEPARATORS = {
@@ -67,17 +66,6 @@ def separator_of(path: PathLike) -> Optional[int]:
     """Token by which an imported model joins pairs, -1 = none; None where no import.json tells."""
     imported = import_record(path)
     return None if imported is None else SEPARATORS.get(str(imported.get("architecture")))
-
-
-def file_digest(path: PathLike) -> str:
-    """Hex SHA-256 of a file, worked out once for as long as it doesn't change."""
-    status = Path(path).stat()
-    return _digest(str(Path(path).resolve()), status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=16)
-def _digest(path: str, modified: int, size: int) -> str:
-    return sha256(path)
 
 
 def _words(path: Path) -> list[str]:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq_tickets.dictionary import symbols_digest
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.plugin.origin import file_digest
+from fairseq_tickets.files import file_digest
 from fairseq_tickets.plugin.start import Start, section_of
 from fairseq_tickets.recorded import options
 from fairseq_tickets.task_record import RUN_STATE

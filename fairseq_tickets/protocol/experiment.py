@@ -10,7 +10,7 @@ from fairseq_tickets.protocol.collecting import collect
 from fairseq_tickets.protocol.config import load_protocol
 from fairseq_tickets.protocol.driver import Driver
 from fairseq_tickets.protocol.engines import Engine
-from fairseq_tickets.protocol.inputs import Checksums, Inputs, find_data, find_model
+from fairseq_tickets.protocol.inputs import Inputs, find_data, find_model
 from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.recipes.adaptation import adaptation_recipes
 from fairseq_tickets.protocol.recipes.dominant import dominant_recipes
@@ -42,11 +42,9 @@ class Experiment:
     def __init__(self, path: Path, output: Path) -> None:
         self.protocol = load_protocol(path)
         self.folder = output / self.protocol.experiment
-        self._checksums = Checksums(output / "checksums.json")
-        self._model = find_model(self.protocol, self._checksums)
+        self._model = find_model(self.protocol)
         self.protocol.check(self._model.shape)
-        tasks = self.protocol.tasks.items()
-        self._data = {name: find_data(self.protocol, task, self._checksums) for name, task in tasks}
+        self._data = {name: find_data(self.protocol, task) for name, task in self.protocol.tasks.items()}
         self.inputs: Inputs = dict(self._model.inputs)
         for found in self._data.values():
             self.inputs.update(found.inputs)
@@ -96,7 +94,6 @@ class Experiment:
         lab.store.adopt()
         if rerun_changed:
             lab.store.set_aside(self.inputs)
-        self._checksums.save()
         try:
             Driver(lab, engine, tell, memory, self.protocol.keep_checkpoints).drive(recipes)
         except UserError:

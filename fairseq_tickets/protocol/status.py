@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,10 +54,12 @@ class Entry:
         where: who does it, where that is known.
     """
 
-    step: Step
+    key: str
+    kind: str
+    label: str
     state: str
     seconds: float | None
-    where: str = ""
+    where: str
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,7 @@ class Status:
             "seconds_left": self.seconds_left(),
             "other_runs": self.strangers,
             "results": self.collected,
-            "runs": [
-                {
-                    "key": entry.step.key,
-                    "kind": entry.step.kind,
-                    "label": entry.step.label,
-                    "state": entry.state,
-                    "finished": entry.state == "finished",
-                    "seconds": entry.seconds,
-                    "where": entry.where,
-                }
-                for entry in self.steps
-            ],
+            "runs": [asdict(entry) for entry in self.steps],
         }
 
 
@@ -151,13 +142,12 @@ def status_of(plan: Plan, collected: int) -> Status:
             demand.want(step)
     entries = []
     for step in plan.steps.values():
-        claim = read_claim(step.folder) if step.key in demand.todo else None
-        if claim is not None and not claim.ended():
-            entries.append(Entry(step, "running", estimate(step), claim.name()))
-        elif step.key in demand.todo:
-            entries.append(Entry(step, "left", estimate(step)))
-        else:
-            entries.append(Entry(step, "finished" if store.done(step.key) else "not needed", None))
+        state, seconds, where = "finished" if store.done(step.key) else "not needed", None, ""
+        if step.key in demand.todo:
+            state, seconds, claim = "left", estimate(step), read_claim(step.folder)
+            if claim is not None and not claim.ended():
+                state, where = "running", claim.name()
+        entries.append(Entry(step.key, step.kind, step.label, state, seconds, where))
     return Status(plan.folder, entries, undecided, len(store.runs() - set(plan.steps)), collected)
 
 

@@ -108,7 +108,7 @@ def test_what_the_cluster_does_not_have_is_refused(cluster: Any, tmp_path: Path)
 def test_a_folder_that_a_node_does_not_see_is_refused(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "_answer", lambda place, token, number: False)
+    monkeypatch.setattr(ray_engine, "_answer", lambda path: None)
     with pytest.raises(UserError, match=r"node .* doesn't see .*; --output must be a shared folder"):
         engine_on(cluster, tmp_path)
     assert not os.listdir(tmp_path)

@@ -1,8 +1,8 @@
 """Steps in processes of this machine, from the standard library's forkserver.
 
 The fork server loads PyTorch and fairseq once; each step is a fork of it, started while the step before it works, and
-leaves nothing behind for the next. A step's process waits on a pipe that its starter holds: when the starter ends,
-however it ends, the pipe closes and the process ends too.
+leaves nothing behind for the next. A step's process watches its starter: when that ends, however it ends, the process
+ends too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import ModuleType
@@ -38,6 +37,7 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+Child = tuple[ForkServerProcess, Connection]  # a process that waits for one call, does it, answers and ends
 
 _context = multiprocessing.get_context("forkserver")
 _starting = threading.Lock()
@@ -62,7 +62,7 @@ class LocalEngine(Engine):
             raise UserError("training: device is 'cuda', but PyTorch finds no GPU here; use `device: cpu`")
 
     def submit(self, calls: Sequence[Call]) -> list[Future[Outcome]]:
-        return [self._threads.submit(self._do, call) for call in calls]
+        return [self._threads.submit(do_in_child, call, self._running, lambda: self._closed) for call in calls]
 
     def close(self, kill: bool) -> None:
         self._closed = True
@@ -72,18 +72,6 @@ class LocalEngine(Engine):
                     process.kill()
         self._threads.shutdown(cancel_futures=kill)
         end_spares()
-
-    def _do(self, call: Call) -> Outcome:
-        return do_in_child(call, self._running, lambda: self._closed)
-
-
-@dataclass(frozen=True)
-class Child:
-    """A process that waits for one call, does it, answers and ends."""
-
-    process: ForkServerProcess
-    calls: Connection
-    answers: Connection
 
 
 def do_in_child(call: Call, running: set[ForkServerProcess], closed: Callable[[], bool] = lambda: False) -> Outcome:
@@ -96,34 +84,32 @@ def do_in_child(call: Call, running: set[ForkServerProcess], closed: Callable[[]
     with _starting:
         if closed():
             return Outcome(FAILED, "it was stopped")
-        child = _spares.pop() if _spares else _start_child()
-        running.add(child.process)
+        process, pipe = _spares.pop() if _spares else _start_child()
+        running.add(process)
     try:
-        child.calls.send(call)
+        pipe.send(call)
         with _starting:  # while this one works the next one starts
             if not _spares and not closed():
                 _spares.append(_start_child())
-        outcome: Outcome = child.answers.recv()
+        outcome: Outcome = pipe.recv()
         return outcome
     except (EOFError, OSError):
-        child.process.join()
-        code = child.process.exitcode or 0
+        process.join()
+        code = process.exitcode or 0
         return Outcome(FAILED, f"it was ended by signal {-code}" if code < 0 else f"its process ended with code {code}")
     finally:
         with _starting:
-            running.discard(child.process)
-        child.calls.close()
-        child.answers.close()
+            running.discard(process)
+        pipe.close()
 
 
 def end_spares() -> None:
     """End the processes that wait for a call."""
     with _starting:
         while _spares:
-            child = _spares.pop()
-            child.calls.close()
-            child.answers.close()
-            child.process.join()
+            process, pipe = _spares.pop()
+            pipe.close()
+            process.join()
 
 
 atexit.register(end_spares)  # else multiprocessing would wait for them when the program ends
@@ -131,18 +117,16 @@ atexit.register(end_spares)  # else multiprocessing would wait for them when the
 
 def _start_child() -> Child:
     """Start a process, and the fork server before the first one."""
-    their_calls, calls = _context.Pipe(duplex=False)
-    answers, their_answers = _context.Pipe(duplex=False)
-    process = _context.Process(target=_child, args=(their_calls, their_answers))
+    ours, theirs = _context.Pipe()
+    process = _context.Process(target=_child, args=(theirs,))
     with _environment(), _without_main():
         _context.set_forkserver_preload(PRELOADED)
         try:
             process.start()
         except OSError as error:
             raise UserError(f"cannot start a process for a step: {error.strerror or error}") from error
-    their_calls.close()
-    their_answers.close()
-    return Child(process, calls, answers)
+    theirs.close()
+    return process, ours
 
 
 @contextlib.contextmanager
@@ -168,11 +152,11 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _child(calls: Connection, answers: Connection) -> None:
+def _child(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter decides, and ends this process
     threading.Thread(target=_end_with_starter, daemon=True).start()
     with contextlib.suppress(EOFError):  # it was a spare one
-        answers.send(do(calls.recv()))
+        pipe.send(do(pipe.recv()))
     os._exit(0)  # there is nothing to take down that is worth the time
 
 

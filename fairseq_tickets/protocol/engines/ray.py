@@ -133,48 +133,39 @@ def _probe(ray: Any, folder: Path) -> None:
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    token = secrets.token_hex(8)
-    place = folder.resolve() / f".probe-{token}"
+    place = folder.resolve() / f".probe-{secrets.token_hex(8)}"
     try:
         place.mkdir(parents=True)
-        (place / "driver").write_text(token)
     except OSError as error:
         raise UserError(f"cannot write {place}: {error.strerror or error}") from error
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
         asked = {}
-        for number, node in enumerate(nodes):
+        for number, node in enumerate(node for node in ray.nodes() if node["Alive"]):
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(num_cpus=0, max_retries=0)(_answer).options(scheduling_strategy=here)
-            asked[task.remote(str(place), token, number)] = (number, node.get("NodeManagerHostname", "?"))
+            name = f"node {node.get('NodeManagerHostname', '?')} of the Ray cluster"
+            asked[task.remote(str(place / str(number)))] = (number, name)
         ended, late = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE)
-        for reference in late:
-            raise UserError(f"node {asked[reference][1]} of the Ray cluster gave no answer in {PROBE:g} seconds")
-        for reference in ended:
-            number, name = asked[reference]
+        for answer in late:
+            raise UserError(f"{asked[answer][1]} gave no answer in {PROBE:g} seconds")
+        for answer in ended:
+            number, name = asked[answer]
             try:
-                seen = ray.get(reference)
+                ray.get(answer)
             except ray.exceptions.RayError as error:
-                reason = " ".join(str(error).split())[-200:]
-                raise UserError(f"node {name} of the Ray cluster can't do steps: {reason}") from error
-            if not seen or not (place / str(number)).is_file():
-                raise UserError(
-                    f"node {name} of the Ray cluster doesn't see {folder}; --output must be a shared folder"
-                )
+                raise UserError(f"{name} can't do steps: {' '.join(str(error).split())[-200:]}") from error
+            if not (place / str(number)).is_file():
+                raise UserError(f"{name} doesn't see {folder}; --output must be a shared folder")
     finally:
         for path in place.iterdir():
             path.unlink(missing_ok=True)
         place.rmdir()
 
 
-def _answer(place: str, token: str, number: int) -> bool:
-    """On a node: whether what the driver wrote is there; its own file is the answer."""
+def _answer(path: str) -> None:
+    """On a node: write this file, in a folder that the driver has made."""
     limit = time.monotonic() + 5.0
-    while True:  # a network file system may take a moment
-        with contextlib.suppress(OSError):
-            if (Path(place) / "driver").read_text() == token:
-                (Path(place) / str(number)).write_text(token)
-                return True
-        if time.monotonic() > limit:
-            return False
+    while not Path(path).parent.is_dir() and time.monotonic() < limit:  # a network file system may take a moment
         time.sleep(0.2)
+    with contextlib.suppress(OSError):
+        Path(path).touch()

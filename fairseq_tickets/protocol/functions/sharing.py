@@ -24,10 +24,7 @@ def share(folder: Path, model: str, tasks: Sequence[Mapping[str, Any]], config: 
 
     Args:
         tasks: for each its data, what is used of them, metrics, dropout of the head, and its ticket's file or None.
-        run: "seed", "method" and what else `Lab.share` gives.
-
-    Raises:
-        UserError: whatever is wrong with data, model, tickets or disk.
+        run: "seed", "method" and what else `recipes.sharing.shared_run` gives.
     """
     entries, tickets = [], {}
     for task in tasks:
