@@ -128,7 +128,17 @@ class Protocol(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Protocol":
         """What one key says of another; sections of recipes are made whole by it."""
-        self._check_tasks()
+        if not self.tasks:
+            raise ValueError("tasks is empty; name at least one task")
+        for name, task in self.tasks.items():
+            task._name = name
+            if task.data is None and name not in TASKS:
+                raise ValueError(
+                    f"tasks: unknown task {shown(name)}; it must be one of {', '.join(TASKS)}, or have `data`: "
+                    "a folder made by `fairseq-tickets prepare`"
+                )
+            if task.data is None and self.glue is None:
+                raise ValueError(f"tasks: {name} has no `data`, and there is no `glue` folder to prepare it from")
         if self.search_seeds > len(self.seeds):
             raise ValueError(f"search_seeds is {self.search_seeds}, but there are only {len(self.seeds)} seeds")
         for name in SECTIONS:
@@ -151,19 +161,6 @@ class Protocol(Section):
                     section.check(shape)
             except ValueError as error:
                 raise UserError(sentence(f"{self.path}: {name}", error)) from error
-
-    def _check_tasks(self) -> None:
-        if not self.tasks:
-            raise ValueError("tasks is empty; name at least one task")
-        for name, task in self.tasks.items():
-            task._name = name
-            if task.data is None and name not in TASKS:
-                raise ValueError(
-                    f"tasks: unknown task {shown(name)}; it must be one of {', '.join(TASKS)}, or have `data`: "
-                    "a folder made by `fairseq-tickets prepare`"
-                )
-            if task.data is None and self.glue is None:
-                raise ValueError(f"tasks: {name} has no `data`, and there is no `glue` folder to prepare it from")
 
 
 def load_protocol(path: Path) -> Protocol:

@@ -23,11 +23,7 @@ DRAWN = ("random", "random_dimensions", "random_elements")  # tickets of these m
 
 
 class Lab(Plan):
-    """Steps of one protocol.
-
-    Args:
-        store, acts: see `Plan`.
-    """
+    """Steps of one protocol; for store and acts see `Plan`."""
 
     def __init__(
         self, protocol: Protocol, model: Model, data: Mapping[str, Data], store: Store, acts: bool = False
@@ -67,6 +63,7 @@ class Lab(Plan):
             found: how its ticket was found, where its method leaves that open; it stands in the result's `config`.
         """
         about = self.describe(task, setting, seed, fraction, config)
+        found_by = [step for step in behind(ticket) if step.kind != "prepare" and method not in DRAWN]
         arguments = {
             **about,
             "config": {**about["config"], **(found or {})},
@@ -74,10 +71,10 @@ class Lab(Plan):
             "level": level,
             "top_k": top_k,
             "ticket": ticket,
-            "ticket_steps": Given([] if method in DRAWN else folders_that_found(ticket)),
+            "ticket_steps": Given([str(step.folder) for step in found_by]),
             "source_task": source_task,
             "start": None if start is None else start.file(CHECKPOINT),
-            "start_ticket": start.file(TICKET).unhashed() if start is not None and under_ticket(start) else Given(None),
+            "start_ticket": start.file(TICKET).unhashed() if start is not None and has_ticket(start) else Given(None),
             "predicts": Given(predicts),
             "saves": Given(saves),
             "about": self.about(task),
@@ -178,12 +175,7 @@ class Lab(Plan):
         return Given({"experiment": self.protocol.experiment, "model": self.protocol.model.name, "inputs": inputs})
 
 
-def folders_that_found(ticket: Mapping[str, Any] | None) -> list[str]:
-    """Folders of the steps that a ticket comes from, training and scoring; data are there anyhow."""
-    return [str(step.folder) for step in behind(ticket) if step.kind != "prepare"]
-
-
-def under_ticket(run: Step) -> bool:
+def has_ticket(run: Step) -> bool:
     """Whether a training run, single or shared, has a super ticket."""
     return run.get("ticket") is not None or any(task["ticket"] is not None for task in run.get("tasks", ()))
 

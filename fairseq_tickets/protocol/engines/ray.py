@@ -48,15 +48,13 @@ class RayEngine(Engine):
             raise UserError("--engine ray needs Ray: pip install 'fairseq_tickets[ray]'") from error
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         self._ray: Any = ray
-        self._lent = ray.is_initialized()
-        if not self._lent:
-            _connect(ray, address, workers)
+        _connect(ray, address, workers)
         self._task = ray.remote(max_retries=RETRIES, retry_exceptions=False)(_do)
         self._tasks: dict[Future[Outcome], Any] = {}
         try:
             _probe(ray, folder)
         except BaseException:
-            self._leave()
+            ray.shutdown()
             raise
 
     def check(self, needed: Resources) -> None:
@@ -86,11 +84,7 @@ class RayEngine(Engine):
             for task in list(self._tasks.values()):
                 with contextlib.suppress(self._ray.exceptions.RayError):
                     self._ray.cancel(task, force=True)
-        self._leave()
-
-    def _leave(self) -> None:
-        if not self._lent:
-            self._ray.shutdown()
+        self._ray.shutdown()
 
 
 def _do(call: Call) -> Outcome:
@@ -101,28 +95,19 @@ def _do(call: Call) -> Outcome:
 
 
 def _connect(ray: Any, address: str | None, workers: int) -> None:
-    _knock(address)
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    where = "no Ray could be started here" if address is None else f"--engine ray:{address}: no answer"
+    options: dict[str, Any] = {"address": address or "local", "configure_logging": False}
     if address is None:
+        options.update(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         options["num_cpus"] = max(workers, os.cpu_count() or 1)
-    try:
-        ray.init(address=address or "local", configure_logging=False, **(options if address is None else {}))
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        where = "no Ray could be started here" if address is None else f"--engine ray:{address}: no answer"
-        raise UserError(f"{where} ({reason})") from error
-
-
-def _knock(address: str | None) -> None:
-    """Refuse an address where nothing listens: Ray itself would try for minutes. "auto" and URLs are Ray's matter."""
     host, _, port = (address or "").rpartition(":")
-    if not host or "/" in host or not port.isdigit():
-        return
     try:
-        socket.create_connection((host, int(port)), timeout=KNOCK).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--engine ray:{address}: no answer ({reason})") from error
+        if host and "/" not in host and port.isdigit():  # where nothing listens, Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=KNOCK).close()
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{where} ({reason})") from error
 
 
 def _probe(ray: Any, folder: Path) -> None:
