@@ -8,6 +8,7 @@ from fairseq_tickets.analysis.markup import Cell, Table, columns
 from fairseq_tickets.analysis.results import Result, select, signature
 from fairseq_tickets.analysis.table_parts import (
     best_runs,
+    by_sharing,
     by_task,
     embolden,
     score_cell,
@@ -48,10 +49,13 @@ def best_rows(results: Sequence[Result]) -> Table:
     tasks = tasks_in(whole)
     rows, values = [], []
     for method, name in ROWS.items():
-        for k in sorted({r.top_k for r in select(whole, method=method)}, key=lambda k: k or 0):
-            own = by_task(best_runs(select(whole, top_k=k), method))
-            rows.append([Cell(f"{name}, k = {k}" if k else name), *(score_cell(t, own.get(t, [])) for t in tasks)])
-            values.append([task_mean(own[t]) if t in own else float("nan") for t in tasks])
+        of_method = select(whole, method=method)
+        for k in sorted({r.top_k for r in of_method}, key=lambda k: k or 0):
+            for shared, runs in by_sharing(select(of_method, top_k=k)):
+                own = by_task(best_runs(runs, method))
+                row = Cell(f"{name}, k = {k}" if k else name + shared)
+                rows.append([row, *(score_cell(t, own.get(t, [])) for t in tasks)])
+                values.append([task_mean(own[t]) if t in own else float("nan") for t in tasks])
     embolden(rows, values)
     notes = ["points on all of dev, mean ± sample deviation over seeds; super tickets are selected on a tenth of dev"]
     left = len(results) - len(whole)

@@ -87,6 +87,8 @@ def result_text(result: Result) -> str:
     """One run: what it was, its scores, its ticket."""
     names = ("experiment", "model", "task", "method", "level", "top_k", "source_task", "train_fraction", "seed")
     facts = [f"{name}: {vars(result)[name]}" for name in names if vars(result)[name] is not None]
+    if result.shared_tasks:
+        facts.append(f"shared_tasks: {', '.join(result.shared_tasks)}")
     if result.partial_data:
         facts.append("data: PARTIAL")
     scores = [

@@ -167,6 +167,7 @@ OPTIONAL: Rules = {
     "total_parameters": ("a whole number of at least 1", _positive),
     "train_examples": ("a whole number of at least 1", _positive),
     "curve": ("a list", lambda v: isinstance(v, list)),
+    "shared_tasks": ("a list of texts", lambda v: isinstance(v, list) and all(map(_text, v))),
     "predictions": ("a text or an object with a file", _predictions),
     "inputs": ("an object", lambda v: isinstance(v, Mapping)),
     "wall_seconds": ("a number of at least 0", lambda v: _finite(v) and v >= 0),

@@ -34,6 +34,8 @@ class Result:
     """One training run, as its file says; scores are fractions. Field names are those of the file.
 
     `ticket_seconds` is what the steps took that its ticket was found by; a ticket that many runs train has it in each.
+    `shared_tasks` are the tasks trained on one encoder, by this run or by the run that it starts from: with other tasks
+    it would be another run.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Result:
     scores: Mapping[str, Mapping[str, float]]
     versions: Mapping[str, str]
     partial_data: bool
+    shared_tasks: tuple[str, ...] = ()
     best_epoch: int | None = None
     train_examples: int | None = None
     predictions: Any = None
@@ -170,7 +173,8 @@ def result_from_json(content: Any, source: str) -> Result:
     }
     weights = content.get("weight_remaining") or {}
     known = {name: content[name] for name in FIELDS if name in Result.__dataclass_fields__}
-    return Result(path=source, **known, **optional, weight_remaining=weights, curve=content.get("curve") or ())
+    optional.update(curve=content.get("curve") or (), shared_tasks=tuple(content.get("shared_tasks") or ()))
+    return Result(path=source, **known, **optional, weight_remaining=weights)
 
 
 def checksum(content: Mapping[str, Any]) -> str:
@@ -216,7 +220,7 @@ def best_of(results: Iterable[Result]) -> Result:
 def cell_of(result: Result) -> tuple[Any, ...]:
     """What two runs share that differ only in seed, level and searched options."""
     r = result
-    return (r.experiment, r.model, r.task, r.method, r.top_k, r.train_fraction, r.source_task or "")
+    return (r.experiment, r.model, r.task, r.method, r.top_k, r.train_fraction, r.source_task or "", r.shared_tasks)
 
 
 def tuned(results: Iterable[Result]) -> list[Result]:

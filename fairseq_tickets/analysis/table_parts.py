@@ -79,6 +79,17 @@ def best_runs(results: Iterable[Result], method: str) -> list[Result]:
     return super_tickets(runs) if method == "winning" else runs
 
 
+def by_sharing(runs: Iterable[Result]) -> list[tuple[str, list[Result]]]:
+    """Runs apart by the tasks that share their encoder, each with these as words; all together, without words, where
+    there are no two such sets of tasks."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for run in runs:
+        groups.setdefault(run.shared_tasks, []).append(run)
+    if sum(map(bool, groups)) < 2:
+        return [("", [run for group in groups.values() for run in group])]
+    return [(f" ({'+'.join(tasks)})" if tasks else "", groups[tasks]) for tasks in sorted(groups)]
+
+
 def task_mean(runs: Sequence[Result], split: str = "all") -> float:
     """Mean task score over runs."""
     return spread([run.score(split) for run in runs]).mean

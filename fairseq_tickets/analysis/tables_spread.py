@@ -14,6 +14,7 @@ from fairseq_tickets.analysis.statistics import average_weight_remaining, spread
 from fairseq_tickets.analysis.table_parts import (
     NOT_MEASURED,
     best_runs,
+    by_sharing,
     by_task,
     in_points,
     models_in,
@@ -106,16 +107,16 @@ def _deviation_table(
     rows, notes = [], []
     for model in models_in(results):
         for method, name in names.items():
-            own = select(results, model=model, method=method)
-            if not own:
-                continue
-            row = [Cell(f"{name} {model}")]
-            for task in tasks:
-                found = values(select(own, task=task), method)
-                row.append(Cell(in_points(spread(found).sd, 2)) if len(found) > 1 else NOT_MEASURED)
-                if len(found) < 2:
-                    notes.append(f"{row[0].text}, {task}: a deviation needs 2 {unit}s, there is {len(found)}")
-            rows.append(row)
+            for shared, own in by_sharing(select(results, model=model, method=method)):
+                if not own:
+                    continue
+                row = [Cell(f"{name} {model}{shared}")]
+                for task in tasks:
+                    found = values(select(own, task=task), method)
+                    row.append(Cell(in_points(spread(found).sd, 2)) if len(found) > 1 else NOT_MEASURED)
+                    if len(found) < 2:
+                        notes.append(f"{row[0].text}, {task}: a deviation needs 2 {unit}s, there is {len(found)}")
+                rows.append(row)
     return Table(title, columns("", *tasks), rows, notes, signature(results))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from fairseq_tickets.analysis.markup import Cell, Table, cells, columns
@@ -16,6 +17,7 @@ from fairseq_tickets.analysis.statistics import average_score, average_weight_re
 from fairseq_tickets.analysis.table_parts import (
     NOT_MEASURED,
     best_runs,
+    by_sharing,
     by_task,
     embolden,
     in_points,
@@ -95,7 +97,8 @@ def multi_task(results: Sequence[Result]) -> Table:
     rows: Rows = {}
     for model in models_in(results):
         for method, name in names.items():
-            rows[name.format(model)] = by_task(best_runs(select(results, model=model), method))
+            for shared, runs in by_sharing(select(results, model=model, method=method)):
+                rows[name.format(model) + shared] = by_task(best_runs(runs, method))
     return _score_table("Multi-task learning", rows, ("all",), group=len(names))
 
 
@@ -118,13 +121,12 @@ def adaptation(results: Sequence[Result]) -> Table:
             rows += _counts(task, select(results, model=model, task=task), fractions)
             block, values = [], []
             for method, name in names.items():
-                for source in sorted({r.source_task or "" for r in select(results, method=method, task=task)}):
-                    row, numbers = [Cell(f"{task}: {name.format(source)} {model}")], []
+                own = select(results, model=model, task=task, method=method)
+                sources = sorted({run.source_task or "" for run in own})
+                for source, (shared, runs) in product(sources, by_sharing(own)):
+                    row, numbers = [Cell(f"{task}: {name.format(source)} {model}{shared}")], []
                     for fraction in fractions:
-                        runs = select(
-                            results, model=model, task=task, source_task=source or None, train_fraction=fraction
-                        )
-                        chosen = best_runs(runs, method)
+                        chosen = best_runs(select(runs, source_task=source or None, train_fraction=fraction), method)
                         row.append(score_cell(task, chosen))
                         numbers.append(task_mean(chosen) if chosen else math.nan)
                         if not chosen:

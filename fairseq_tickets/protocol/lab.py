@@ -73,6 +73,7 @@ class Lab(Plan):
             "ticket": ticket,
             "ticket_steps": Given([str(step.folder) for step in found_by]),
             "source_task": source_task,
+            "shared_tasks": Given([own["task"] for own in start.get("tasks", ())] if start is not None else []),
             "start": None if start is None else start.file(CHECKPOINT),
             "start_ticket": start.file(TICKET).unhashed() if start is not None and has_ticket(start) else Given(None),
             "predicts": Given(predicts),

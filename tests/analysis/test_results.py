@@ -34,6 +34,18 @@ def test_two_files_for_one_run(tmp_path):
         results.load_results([tmp_path])
 
 
+def test_a_run_that_shared_an_encoder_with_other_tasks_is_another_run(tmp_path):
+    two, three = ["RTE", "MRPC"], ["RTE", "MRPC", "SST-2"]
+    same = {"method": "mt_dnn", "config": {"lr": 1e-4}}
+    write(tmp_path, [result(key="a", shared_tasks=two, **same), result(key="b", score=0.8, shared_tasks=three, **same)])
+    assert [len(r.shared_tasks) for r in results.load_results([tmp_path])] == [2, 3]
+    write(tmp_path, [result(key="a", shared_tasks=two, **same), result(key="b", score=0.8, shared_tasks=two, **same)])
+    with pytest.raises(UserError, match="claim the same run but differ"):
+        results.load_results([tmp_path])
+    with pytest.raises(UserError, match="shared_tasks is 'RTE'; it must be a list of texts"):
+        load(result(shared_tasks="RTE"))
+
+
 def test_cut_file_and_empty_folder(tmp_path):
     with pytest.raises(UserError, match="no result files in"):
         results.load_results([tmp_path])

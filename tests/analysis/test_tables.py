@@ -7,6 +7,7 @@ import csv
 import pytest
 
 from fairseq_tickets.analysis.markup import FORMATS, render
+from fairseq_tickets.analysis.overview import best_rows
 from fairseq_tickets.analysis.results import result_from_json
 from fairseq_tickets.analysis.tables import result_table
 from fairseq_tickets.errors import UserError
@@ -101,6 +102,20 @@ def test_table_3():
         "Ticket-Share minilm": ["74.0", "84.0", "79.0", "50.0%"],
         "Ticket-Share minilm + ST fine-tuning": ["76.0", "86.0", "81.0", "50.0%"],
     }
+
+
+def test_models_that_share_other_tasks_are_rows_of_their_own():
+    both, third = ["RTE", "SST-2"], ["MRPC", "RTE"]
+    contents = [result(method=m, task="RTE", score=0.7, shared_tasks=both) for m in ("mt_dnn", "ticket_share")]
+    contents.append(result(method="mt_dnn", task="RTE", score=0.6, shared_tasks=third))
+    found = texts(result_table("S3", runs(*contents)))
+    assert {name: row[0] for name, row in found.items() if row[0] != "-"} == {
+        "MT-DNN minilm (RTE+SST-2)": "70.0",
+        "MT-DNN minilm (MRPC+RTE)": "60.0",
+        "Ticket-Share minilm": "70.0",
+    }
+    means = {row[0].text: row[1].text for row in best_rows(runs(*contents)).rows}
+    assert means == {"MT-DNN (MRPC+RTE)": "60.0", "MT-DNN (RTE+SST-2)": "70.0", "Ticket-Share": "70.0"}
 
 
 def test_table_4():

@@ -104,6 +104,7 @@ def test_shared_runs_their_parts_and_what_follows(protocol: Any, inputs: Path, t
         ticket = max(runs, key=lambda run: (_select(run), -run["level"]))["ticket"]
         share, after = chosen["ticket_share", task], chosen["ticket_share+st", task]
         for run in (share, after):
+            assert run["shared_tasks"] == ["RTE", "mine"]
             assert (run["ticket"]["heads"], run["ticket"]["ffn"]) == (ticket["heads"], ticket["ffn"])
             assert run["weight_remaining"]["encoder"] < 1
         assert share["weight_remaining"] == after["weight_remaining"]

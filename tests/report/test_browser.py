@@ -207,7 +207,7 @@ def test_csv_is_that_of_the_table_command(page, folder, name, capsys):
 
 def test_tables_sort_and_filter_and_numbers_lead_to_runs(page):
     table = page.locator("#run-table")
-    scores = lambda: [float(t) for t in table.locator("tbody tr:not([hidden]) td:nth-child(10)").all_text_contents()]  # noqa: E731
+    scores = lambda: [float(t) for t in table.locator("tbody tr:not([hidden]) td:nth-child(11)").all_text_contents()]  # noqa: E731
     table.locator("th button", has_text="score").click()
     assert scores() == sorted(scores())
     table.locator("th button", has_text="score").press("Enter")

@@ -24,7 +24,7 @@ from fairseq_tickets.analysis.claims.learning import LEARNT, learnt
 from fairseq_tickets.analysis.markup import Cell, Table, cells, columns, render
 from fairseq_tickets.analysis.results import Result, select, signature
 from fairseq_tickets.analysis.statistics import round_half_up
-from fairseq_tickets.analysis.table_parts import models_in
+from fairseq_tickets.analysis.table_parts import by_sharing, models_in
 from fairseq_tickets.counts import DimensionCounts
 
 PAPERS = (
@@ -56,21 +56,23 @@ class Judged(NamedTuple):
 
 
 def settings_of(results: Mapping[str, Sequence[Result]], counts: Counts) -> tuple[list[Setting], list[str]]:
-    """The settings in the results, one a model, and a line for each that names what its full models have not learnt.
+    """The settings in the results, and a line for each that names what its full models have not learnt.
 
-    Counts under a name that no results have make a setting of their own.
+    One a model, and one more for each set of tasks on one encoder where there are several such sets. Counts under a
+    name that no results have make a setting of their own.
     """
     settings, notes = [], []
     for name, runs in results.items():
         models = models_in(runs)
         for model in models:
-            kept, missed = learnt(select(runs, model=model))
-            shown = name if len(models) == 1 else f"{name}, {model}"
-            out = {task for task, share, source in missed if share == 1 and not source}
-            own = {place: c for place, c in counts.get(name, {}).items() if place[0] not in out}
-            settings.append(Setting(shown, kept, own if len(models) == 1 else {}))
-            if missed:
-                notes.append(f"{shown}: not learnt and left out: {', '.join(map(_cell_text, missed))}.")
+            for shared, own in by_sharing(select(runs, model=model)):
+                kept, missed = learnt(own)
+                shown = (name if len(models) == 1 else f"{name}, {model}") + shared
+                out = {task for task, share, source in missed if share == 1 and not source}
+                counted = counts.get(name, {}) if len(models) == 1 and not shared else {}
+                settings.append(Setting(shown, kept, {at: counted[at] for at in counted if at[0] not in out}))
+                if missed:
+                    notes.append(f"{shown}: not learnt and left out: {', '.join(map(_cell_text, missed))}.")
     settings += [Setting(name, (), own) for name, own in counts.items() if name not in results]
     return settings, notes
 

@@ -206,11 +206,12 @@ def dominant_tickets_of(found: Material) -> dict[str, DominantTicket]:
 
 
 def run_label(run: Result) -> str:
-    """Name of a run for people: task, method, level or k, seed."""
+    """Name of a run for people: task, method, level or k, the tasks that it shares an encoder with, seed."""
     parts = [run.task, run.method, "" if run.level is None else f"{run.level:g}", f"k{run.top_k}" if run.top_k else ""]
     source = f"of {run.source_task}" if run.source_task else ""
     share = "" if run.train_fraction == 1 else f"on {100 * run.train_fraction:g} %"
-    return " ".join(part for part in [*parts, source, share, f"seed {run.seed}"] if part)
+    shared = f"({'+'.join(run.shared_tasks)})" if run.shared_tasks else ""
+    return " ".join(part for part in [*parts, shared, source, share, f"seed {run.seed}"] if part)
 
 
 def _of_runs(results: Iterable[Result], methods: Sequence[str]) -> Iterable[tuple[str, Ticket]]:

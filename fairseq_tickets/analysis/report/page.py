@@ -349,6 +349,7 @@ def _run_row(run: Result) -> list[str]:
         "" if run.level is None else f"{100 * run.level:g}",
         "" if run.top_k is None else str(run.top_k),
         run.source_task or "",
+        "+".join(run.shared_tasks),
         f"{100 * run.train_fraction:g}",
         str(run.seed),
         in_points(run.score(), 2),
@@ -362,7 +363,8 @@ def _run_row(run: Result) -> list[str]:
 
 
 RUN_COLUMNS = (
-    "experiment model task method level% k ticket_of data% seed score weight% trained seconds ticket_seconds key file"
+    "experiment model task method level% k ticket_of shared_by data% seed score weight% trained seconds ticket_seconds "
+    "key file"
 ).split()
 
 

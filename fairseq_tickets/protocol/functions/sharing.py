@@ -73,6 +73,7 @@ def part(folder: Path, task: str, shared: str, **run: Any) -> None:
         "level": None,
         "top_k": None,
         "source_task": None,
+        "shared_tasks": list(told["weight_remaining"]),
         "ticket": told["tickets"].get(task),
         "weight_remaining": told["weight_remaining"][task],
         **{name: told[name] for name in (*taken, "wall_seconds", "peak_memory_bytes")},

@@ -51,6 +51,7 @@ def train(folder: Path, **run: Any) -> None:
         "level": run["level"],
         "top_k": run["top_k"],
         "source_task": run["source_task"],
+        "shared_tasks": run["shared_tasks"],
         "ticket": None if ticket is None else ticket.to_json(),
         "ticket_seconds": seconds_of(run["ticket_steps"]),
         "weight_remaining": recorder.weight_remaining(ticket),

@@ -145,6 +145,17 @@ def test_shared_tasks_of_a_seed_are_one_value() -> None:
     assert here["effect"][:3] == pytest.approx((3.0, known.low, known.high))
 
 
+def test_models_that_share_other_tasks_are_settings_of_their_own() -> None:
+    """Gain 2 of each seed where two tasks share an encoder, -3 where three do."""
+    contents = [run("RTE", "full", seed, 0.7) for seed in (1, 2, 3)]
+    for shared, gain in ((["RTE", "SST-2"], 2), (["MRPC", "RTE", "SST-2"], -3)):
+        for seed in (1, 2, 3):
+            contents.append(run("RTE", "mt_dnn", seed, 0.7, shared_tasks=shared))
+            contents.append(run("RTE", "ticket_share", seed, 0.7 + gain / 100, shared_tasks=shared))
+    said = {one["setting"].split(" (")[1]: one["effect"].value for one in found(contents)["S 6.2 (1)"]}
+    assert said == {"MRPC+RTE+SST-2)": pytest.approx(-3.0), "RTE+SST-2)": pytest.approx(2.0)}
+
+
 def test_adaptation_by_share_of_the_data() -> None:
     """Gains 2 with 1 % and 1 with all; seed by seed the difference is 1."""
     contents = []
