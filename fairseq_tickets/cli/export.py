@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from fairseq_tickets.task_record import TaskRecord
 
-HELP = "write a plain dense checkpoint, a Hugging Face folder, a small delta file or a peft adapter"
 DESCRIPTION = """\
 Write a fine-tuned model so that programs without this package can use it, with the same outputs.
 

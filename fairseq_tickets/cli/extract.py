@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-HELP = "turn a pre-trained and an L1-fine-tuned checkpoint into a dominant ticket"
 DESCRIPTION = """Find the few input dimensions of every matrix in which fine-tuning with the L1 penalty moved the model.
 
 Per matrix, the parameters with |theta - theta0| > sigma are counted for every input dimension; the bias counts as one

@@ -12,7 +12,6 @@ from fairseq_tickets.errors import UserError
 if TYPE_CHECKING:
     from fairseq_tickets.convert import ImportReport
 
-HELP = "turn a Hugging Face folder into a fairseq checkpoint, or a peft adapter into a delta"
 DESCRIPTION = """\
 Turn a Hugging Face folder of BERT, RoBERTa, XLM-R or MiniLM into what fairseq needs.
 

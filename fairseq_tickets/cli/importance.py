@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from fairseq_tickets.scores import ImportanceScores
 
-HELP = "score every attention head and FFN of a fine-tuned model"
 DESCRIPTION = """Score every attention head and FFN of a fine-tuned model: how much would an example's loss
 feel it if the head's or FFN's output were scaled?  I = E |dL(x)/dmask|, the mean over the training set of the
 absolute derivative of each example's loss; dropout off, one forward and backward pass, no weight gradients.

@@ -7,7 +7,6 @@ from typing import Any
 
 from fairseq_tickets.cli.numbers import LARGEST_SEED, whole
 
-HELP = "turn scores into a super ticket"
 DESCRIPTION = """Prune a fraction of the attention heads and of the FFNs, at once, by their importance scores.
 
 Head scores are divided by their layer's l2 norm and ranked over all layers; FFNs are ranked among FFNs; a

@@ -166,7 +166,7 @@ def save_peft(
     with filled_folder(output, CONFIG, (WEIGHTS, CARD)) as stage:
         safetensors_files.write(stage / WEIGHTS, tensors, metadata)
         write_json(stage / CONFIG, config)
-        (stage / CARD).write_text(_card(delta, chosen, tensors, base_name), encoding="utf-8")
+        (stage / CARD).write_text(_card(delta, chosen, base_name), encoding="utf-8")
         size = (stage / WEIGHTS).stat().st_size
     selection = sum(t.numel() * t.element_size() for name, t in tensors.items() if ".lora_A." in name)
     return AdapterReport(Path(output), size, selection, int(config["r"]), chosen)
@@ -227,7 +227,7 @@ def _config(ranks: Mapping[str, int], has_bias: bool, saved: Sequence[str]) -> d
     }
 
 
-def _card(delta: Delta, head: str | None, tensors: Mapping[str, Tensor], base_name: str | None) -> str:
+def _card(delta: Delta, head: str | None, base_name: str | None) -> str:
     classes = "" if head is None else f", num_labels={len(delta.heads[f'{HEADS}{head}.out_proj.bias'])}"
     model = "AutoModel" if head is None else "AutoModelForSequenceClassification"
     return f"""---

@@ -274,7 +274,7 @@ class Encoder:
         """What names this model as the base of a delta; see `checkpoint.fingerprint`."""
         kind = str(self.model.config.model_type)  # type: ignore[union-attr]
         state = self.model.state_dict()
-        vocabulary = _vocabulary(self._tokenizer, kind, state, f"{self._layout.layers.partition('.')[0]}.")
+        vocabulary = _vocabulary(self._tokenizer, kind, state)
         if vocabulary is None:
             heads = tuple(f"{name}." for name in (*self._layout.head.values(), "lm_head", "cls"))
             own = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
@@ -312,7 +312,7 @@ class _Named(nn.Module):
         return iter(self._pairs)
 
 
-def _vocabulary(tokenizer: Any, kind: str, state: dict[str, Tensor], prefix: str) -> Vocabulary | None:
+def _vocabulary(tokenizer: Any, kind: str, state: dict[str, Tensor]) -> Vocabulary | None:
     """The words of an embedding's rows, as `import` reads them from the tokenizer; None where they aren't known."""
     if kind not in _FAIRSEQ_READS or (tokenizer is None and kind in ("bert", "mpnet")):
         return None

@@ -28,7 +28,6 @@ from fairseq_tickets.tickets import (
     DOMINANT_FORMAT,
     SUPER_FORMAT,
     DominantTicket,
-    SuperTicket,
     Ticket,
     load_ticket,
     ticket_from_json,
@@ -183,15 +182,6 @@ def _inner(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
     """Provenance of the scores that a super ticket was made from."""
     scores = provenance.get("scores")
     return scores if isinstance(scores, Mapping) else {}
-
-
-def super_tickets_of(found: Material) -> dict[str, SuperTicket]:
-    """Super tickets of the files and of the runs, by name; equal ones that runs share appear once."""
-    tickets = {name: t for name, t in found.tickets.items() if isinstance(t, SuperTicket)}
-    for name, ticket in _of_runs(found.results, ("winning", "random", "losing")):
-        if isinstance(ticket, SuperTicket):
-            tickets.setdefault(name, ticket)
-    return tickets
 
 
 def dominant_tickets_of(found: Material) -> dict[str, DominantTicket]:
