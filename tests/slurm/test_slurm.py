@@ -20,7 +20,7 @@ from tests.protocol import toy_steps
 from tests.protocol.conftest import inputs, write  # noqa: F401  (fixtures)
 from tests.protocol.test_run import results
 from tests.protocol.toy_steps import chain, drive, plan_at, texts
-from tests.slurm.cluster import cluster, missing, output, wait_until
+from tests.slurm.cluster import cluster, impatient, missing, output, wait_until
 
 pytest.importorskip("submitit", reason="the extra [slurm] is not installed")
 pytestmark = [
@@ -84,14 +84,16 @@ def test_a_preempted_job_goes_back(tmp_path: Path) -> None:
     wait_until(lambda: len(starts(tmp_path)) == 2, "two running jobs")
     running = output("squeue", "-h", "--array", "-t", "R", "-o", "%i").split()
     subprocess.run(["scontrol", "requeue", running[0]], check=True)
-    assert driver.wait(400) == 0
+    with impatient():
+        assert driver.wait(400) == 0
     assert sorted(texts(tmp_path).values()) == ["slow0", "slow1", "slow2", "slow3"]
     assert len(starts(tmp_path)) >= 5  # the one that was put back was begun again
 
 
 def test_a_job_at_its_time_limit_goes_back(tmp_path: Path) -> None:
     """A first attempt longer than the limit, a second one that is not."""
-    drive(plan_at(tmp_path), engine(tmp_path, time=1), toy_steps.slow_once)
+    with impatient():
+        drive(plan_at(tmp_path), engine(tmp_path, time=1), toy_steps.slow_once)
     assert list(texts(tmp_path).values()) == ["at last"]
     assert len(starts(tmp_path)) == 2
 

@@ -130,12 +130,13 @@ class Job:
 
     def __call__(self) -> Outcome:
         """Do the step."""
-        from fairseq_tickets.protocol.engines.local import do_in_child, end_spares
+        from fairseq_tickets.protocol.engines import local
 
+        local.PRELOADED.clear()  # a job does one step, which loads what it needs
         try:
-            return do_in_child(self.call, set())
+            return local.do_in_child(self.call, set())
         finally:
-            end_spares()  # a job does one step
+            local.end_spares()
 
     def checkpoint(self) -> Any:
         """The same again: a step is done whole or not at all."""
