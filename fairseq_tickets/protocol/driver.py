@@ -161,7 +161,7 @@ class Driver:
         """A step that was handed over has ended."""
         del self._running[step.key]
         error = future.exception()
-        outcome = future.result() if error is None else Outcome(FAILED, " ".join(str(error).split())[-300:])
+        outcome = future.result() if error is None else Outcome(FAILED, str(error))
         self.store.forget(step.key)
         if outcome.status == FINISHED and not self.store.done(step.key):
             outcome = Outcome(FAILED, "it ended well, but left nothing")

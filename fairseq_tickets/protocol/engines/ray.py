@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from fairseq_tickets.errors import UserError
+from fairseq_tickets.errors import UserError, short
 from fairseq_tickets.protocol.engines import Engine
 from fairseq_tickets.protocol.work import Call, Outcome, Resources
 
@@ -106,7 +106,7 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
             socket.create_connection((host, int(port)), timeout=KNOCK).close()
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        reason = getattr(error, "strerror", None) or short(error) or type(error).__name__
         raise UserError(f"{where} ({reason})") from error
 
 
@@ -138,7 +138,7 @@ def _probe(ray: Any, folder: Path) -> None:
             try:
                 ray.get(answer)
             except ray.exceptions.RayError as error:
-                raise UserError(f"{name} can't do steps: {' '.join(str(error).split())[-200:]}") from error
+                raise UserError(f"{name} can't do steps: {error}") from error
             if not (place / str(number)).is_file():
                 raise UserError(f"{name} doesn't see {folder}; --output must be a shared folder")
     finally:

@@ -100,8 +100,7 @@ class SlurmEngine(Engine):
             with executor.batch():
                 return [executor.submit(Job(call)) for call in calls]
         except self._submitit.core.utils.FailedJobError as error:
-            reason = " ".join(str(error).split())[-300:]
-            raise UserError(f"--engine slurm: sbatch refuses the job: {reason}") from error
+            raise UserError(f"--engine slurm: sbatch refuses the job: {error}") from error
 
     def _follow(self, identity: str, job: Any) -> Future[Outcome]:
         future: Future[Outcome] = Future()
@@ -155,8 +154,8 @@ def queue() -> dict[str, str]:
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or str(error)
-        raise UserError(f"--engine slurm: squeue gives no answer: {' '.join(str(reason).split())[-200:]}") from error
+        reason = getattr(error, "stderr", None) or error
+        raise UserError(f"--engine slurm: squeue gives no answer: {reason}") from error
     pairs = (line.split(maxsplit=1) for line in found.stdout.splitlines() if line.strip())
     return {pair[0]: pair[-1].strip() for pair in pairs}
 
@@ -181,5 +180,5 @@ def _outcome(job: Any) -> Outcome:
             outcome: Outcome = job.result()
             return outcome
     except Exception as error:  # submitit's errors, and whatever the job could not be unpickled for
-        return Outcome(FAILED, " ".join(str(error).split())[-300:])
+        return Outcome(FAILED, str(error))
     return Outcome(FAILED, f"Slurm's job {job.job_id} ended without a result: {job.state}")
