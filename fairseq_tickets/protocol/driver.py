@@ -135,8 +135,9 @@ class Driver:
             except UserError as error:
                 self._fail(error)
                 break
-            number = None if claim is None else claim.number
-            calls.append(Call(str(self.store.folder), step.told(), resources, number, self.demand.seen[step.key]))
+            needs = [(parent.folder, file) for parent, file in step.needs]
+            number, seen = None if claim is None else claim.number, self.demand.seen[step.key]
+            calls.append(Call(step.folder, step.function, step.given(), needs, step.label, resources, number, seen))
             steps.append(step)
         for step, future in zip(steps, self.engine.submit(calls) if calls else []):
             self._running[step.key] = step

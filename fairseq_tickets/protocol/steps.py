@@ -96,19 +96,12 @@ class Step:
         """One of its outputs, as an argument of another step; the key of this step stands for it."""
         return Given(str(self.folder / name), self.key, self, name)
 
-    def told(self) -> dict[str, Any]:
-        """What a process that does the step must know: plain values, JSON; an argument `about` tells the key too."""
-        arguments = _with(self.arguments, lambda given: given.value)
+    def given(self) -> dict[str, Any]:
+        """Arguments as the function gets them: plain values, JSON; an argument `about` tells the key too."""
+        arguments: dict[str, Any] = _with(self.arguments, lambda given: given.value)
         if "about" in arguments:
             arguments["about"] = {**arguments["about"], "key": self.key}
-        needs = [[step.key, file] for step, file in self.needs]
-        return {
-            "key": self.key,
-            "function": self.function,
-            "arguments": arguments,
-            "needs": needs,
-            "label": self.label,
-        }
+        return arguments
 
     def __getitem__(self, name: str) -> Any:
         """An argument as it is hashed."""

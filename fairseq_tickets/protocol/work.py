@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,18 +42,22 @@ class Resources:
 
 @dataclass(frozen=True)
 class Call:
-    """A step, for another process; plain values.
+    """A step, for another process.
 
     Attributes:
-        folder: of the experiment.
-        told: see `Step.told`.
+        folder: of the step; the folder's name is the step's key.
+        function, arguments, label: see `Step`.
+        needs: outputs of other steps that must be there: (folder of the step, name).
         stale: number of the claim on the step's folder that may be taken over, see `lease`.
         seen: what `done.json` said when the call was made: an output of it is missing, so the step is done again,
             unless another process has just done so; None = it was not done.
     """
 
-    folder: str
-    told: Mapping[str, Any]
+    folder: Path
+    function: str
+    arguments: Mapping[str, Any]
+    needs: Sequence[tuple[Path, str]] = ()
+    label: str = ""
     resources: Resources = field(default_factory=Resources)
     stale: int | None = None
     seen: Mapping[str, Any] | None = None
@@ -74,7 +78,7 @@ class Outcome:
 
 def do(call: Call) -> Outcome:
     """Do a step in this process, which should do nothing else: its output goes to the step's log."""
-    folder = Path(call.folder) / call.told["key"]
+    folder = call.folder
     try:
         held = claim(folder, _lost, call.stale)
         if isinstance(held, Claim):
@@ -86,16 +90,16 @@ def do(call: Call) -> Outcome:
             _open_log(folder / LOG)
             if held.before is not None:
                 print(f"taken over from {held.before.name()}, which has ended or gives no sign of life", flush=True)
-            for key, file in call.told["needs"]:
-                needed = folder.parent / key
+            for needed, file in call.needs:
                 facts = done_facts(needed)
                 if facts is None or not (needed / file).exists():
                     return Outcome(GONE, f"{needed / file} is not there")
                 check_output(needed, file, facts)
             began = time.monotonic()
             held.workplace.mkdir(parents=True)
-            (folder / SPEC).write_text(json.dumps(call.told, indent=1), encoding="utf-8")  # for people; never read
-            pkgutil.resolve_name(call.told["function"])(held.workplace, **call.told["arguments"])
+            told = {"label": call.label, "function": call.function, "arguments": call.arguments}
+            (folder / SPEC).write_text(json.dumps(told, indent=1), encoding="utf-8")  # for people; never read
+            pkgutil.resolve_name(call.function)(held.workplace, **call.arguments)
             _publish(folder, held, time.monotonic() - began)
             return Outcome(FINISHED)
         finally:

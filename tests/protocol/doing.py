@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,8 @@ def done(path: Path) -> tuple[Lab, list[dict[str, Any]]]:
 
 def do(step: Step) -> None:
     """Call a step's function."""
-    told = step.told()
-    module, name = told["function"].split(":")
     step.folder.mkdir(parents=True)
-    getattr(importlib.import_module(module), name)(step.folder, **told["arguments"])
+    pkgutil.resolve_name(step.function)(step.folder, **step.given())
     write_done(step.folder, [], {"seconds": seconds_of(step)})
 
 

@@ -83,7 +83,7 @@ def test_a_step_that_finds_no_input_again_and_again_has_failed(tmp_path: Path, m
     def gone(call: Any, *rest: Any) -> Outcome:
         calls.append(call)
         assert len(calls) < 20, "started without end"
-        return Outcome(GONE, "data is not there") if call.told["needs"] else original(call, *rest)
+        return Outcome(GONE, "data is not there") if call.needs else original(call, *rest)
 
     monkeypatch.setattr(local, "do_in_child", gone)
     with pytest.raises(UserError, match="the run reads it failed: data is not there"):

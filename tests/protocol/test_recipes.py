@@ -90,7 +90,7 @@ def test_rewinding_repeats_the_full_runs_schedule_and_seed(write: Any) -> None:
     full, _, winning = planned(write()).steps.values()
     assert winning["config"] == full["config"]
     assert winning["seed"] == full["seed"]
-    assert winning.told()["arguments"]["model"] == full.told()["arguments"]["model"]
+    assert winning.given()["model"] == full.given()["model"]
 
 
 def test_keys_are_stable_and_hold_no_path(write: Any, inputs: Path, tmp_path: Path) -> None:

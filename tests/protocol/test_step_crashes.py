@@ -32,7 +32,7 @@ def step() -> Step:
 
 
 def action() -> bool:
-    outcome = do(Call("runs", step().told()))
+    outcome = do(Call(step().folder, step().function, step().given()))
     return outcome.status != FINISHED
 
 

@@ -70,7 +70,7 @@ class RayEngine(Engine):
         futures: list[Future[Outcome]] = []
         for call in calls:
             needed = call.resources
-            options: dict[str, Any] = {"num_cpus": needed.cpus, "num_gpus": needed.gpus, "name": call.told["label"]}
+            options: dict[str, Any] = {"num_cpus": needed.cpus, "num_gpus": needed.gpus, "name": call.label}
             if needed.memory:
                 options["memory"] = needed.memory
             task = self._task.options(**options).remote(call)

@@ -61,19 +61,19 @@ class SlurmEngine(Engine):
 
     def submit(self, calls: Sequence[Call]) -> list[Future[Outcome]]:
         waiting = queue()
-        futures: dict[str, Future[Outcome]] = {}
+        futures: dict[Path, Future[Outcome]] = {}
         new: dict[Resources, list[Call]] = {}
         for call in calls:
             job = _known_job(call, waiting)
             if job is None:
                 new.setdefault(call.resources, []).append(call)
             else:
-                futures[call.told["key"]] = self._follow(job, None)
+                futures[call.folder] = self._follow(job, None)
         for resources, alike in new.items():
             for call, job in zip(alike, self._send(alike, resources)):
-                write_json(Path(call.folder) / call.told["key"] / JOB, {"id": str(job.job_id), "name": self._name})
-                futures[call.told["key"]] = self._follow(str(job.job_id), job)
-        return [futures[call.told["key"]] for call in calls]
+                write_json(call.folder / JOB, {"id": str(job.job_id), "name": self._name})
+                futures[call.folder] = self._follow(str(job.job_id), job)
+        return [futures[call.folder] for call in calls]
 
     def close(self, kill: bool) -> None:
         self._ended.set()
@@ -162,7 +162,7 @@ def queue() -> dict[str, str]:
 
 def _known_job(call: Call, waiting: dict[str, str]) -> str | None:
     """The job in the queue that does this step, if a driver before this one has sent it."""
-    path = Path(call.folder) / call.told["key"] / JOB
+    path = call.folder / JOB
     if not path.is_file():
         return None
     with contextlib.suppress(UserError):
