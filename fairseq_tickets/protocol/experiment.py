@@ -41,7 +41,7 @@ class Experiment:
 
     def __init__(self, path: Path, output: Path) -> None:
         self.protocol = load_protocol(path)
-        self.folder = output / self.protocol.experiment
+        self.folder = output.absolute() / self.protocol.experiment
         self._model = find_model(self.protocol)
         self.protocol.check(self._model.shape)
         self._data = {name: find_data(self.protocol, task) for name, task in self.protocol.tasks.items()}

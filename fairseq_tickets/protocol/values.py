@@ -66,7 +66,7 @@ def _path(value: Any) -> Any:
     missing = re.search(r"\$(\w+|\{\w+\})", path)
     if missing:
         raise ValueError(f"is {shown(value)}: the environment variable {missing[1].strip('{}')} is not set")
-    return path
+    return os.path.abspath(path)  # a node of a cluster may do a step in another current folder
 
 
 def _name(value: str) -> str:
@@ -86,7 +86,7 @@ Count = Annotated[int, Strict(), Ge(1)]
 Natural = Annotated[int, Strict(), Ge(0)]
 Name = Annotated[str, AfterValidator(_name)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
-"""~ and $VARIABLES are replaced."""
+"""~ and $VARIABLES are replaced, and the path made absolute."""
 Several = Annotated[tuple[T, ...], BeforeValidator(_list), AfterValidator(_distinct)]
 """A list of at least one value, none of them twice; a single value stands for a list of one."""
 ByTask = Annotated[

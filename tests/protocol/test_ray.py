@@ -35,9 +35,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.chdir("/")  # nodes start where they may; a protocol's paths are relative to its caller's folder
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False})
     made.add_node(num_cpus=1, num_gpus=0)
     made.wait_for_nodes()
+    monkeypatch.chdir(Path(__file__).parents[2])
     yield made
     ray.shutdown()
     made.shutdown()
@@ -88,8 +90,9 @@ def toy_starts(folder: Path) -> list[str]:
 
 def test_a_whole_protocol_is_bit_for_bit_that_of_one_machine(cluster: Any, write: Any, tmp_path: Path) -> None:  # noqa: F811
     path = write(super_tickets={"levels": [0.34], "keep": ["winning"]})
+    os.chdir(tmp_path)
     for engine, output in ((f"ray:{cluster.address}", "ray"), ("local", "local")):
-        assert main(["run", str(path), "--output", str(tmp_path / output), "--engine", engine]) == 0
+        assert main(["run", path.name, "--output", output, "--engine", engine]) == 0
     assert len(results(tmp_path / "ray")) == 2 and results(tmp_path / "ray") == results(tmp_path / "local")
 
 
