@@ -80,13 +80,11 @@ class Experiment:
         """Do what is missing.
 
         Args:
-            tell: told about progress.
             rerun_changed: set results aside whose inputs have changed, in place of refusing.
             memory: bytes to ask the engine for, for each step; 0 = nothing said.
 
         Raises:
-            UserError: as `status`, or a step failed: no new ones are started then, running ones are waited for, and
-                finished ones stay.
+            UserError: as `status`, or a step failed; finished ones stay.
         """
         lab = self.lab(acts=True)
         if not rerun_changed:

@@ -24,14 +24,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "encoder.json", "vocab.bpe", "
 
 @dataclass(frozen=True)
 class Model:
-    """The pre-trained model.
-
-    Attributes:
-        checkpoint: fairseq checkpoint.
-        shape: layers, heads and widths.
-        positions: most tokens of an example.
-        inputs: its files.
-    """
+    """The pre-trained model; `positions` is the most tokens of an example."""
 
     checkpoint: Path
     shape: ModelShape
@@ -44,8 +37,7 @@ class Data:
     """A task's data.
 
     Attributes:
-        folder: prepared folder; None = it is to be prepared from `source`.
-        source: how to prepare it: GLUE folder, tokenizer, dictionary.
+        folder: prepared folder; None = it is to be prepared from `source`: GLUE folder, tokenizer, dictionary.
         inputs: the prepared files, or the files it is prepared from.
     """
 

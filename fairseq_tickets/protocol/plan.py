@@ -21,12 +21,7 @@ class NotKnown(Exception):
 
 
 class Branch:
-    """A recipe that goes on beside others.
-
-    Attributes:
-        ended: whether it goes on no more.
-        known: whether it has ended by itself, so that nothing more will come of it.
-    """
+    """A recipe beside others: `ended`, it goes on no more; `known`, it came to its end, and no steps will follow."""
 
     def __init__(self, plan: Plan, recipe: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._plan, self._recipe, self._arguments = plan, recipe, arguments

@@ -94,11 +94,7 @@ def run_training(
     last: bool = False,
     tasks: Sequence[str] = (),
 ) -> Recorder:
-    """Run fairseq-train's main in this process; its best (or last) checkpoint becomes `checkpoint.pt`.
-
-    Returns:
-        what was recorded, of `tasks`, see Recorder.
-    """
+    """Run fairseq-train's main in this process; its best (or last) checkpoint becomes `checkpoint.pt`."""
     pin_threads(config["threads"])
     scratch = folder / "train"
     shutil.rmtree(scratch, ignore_errors=True)
