@@ -104,7 +104,7 @@ def test_a_compact_model_is_saved_dense_and_loads_dense(roads: Both, tmp_path: P
     roads.hf.save_pretrained(tmp_path / "saved")
     dense = type(roads.hf).from_pretrained(tmp_path / "saved").eval()
     found = dense(input_ids=roads.tokens, attention_mask=roads.mask).last_hidden_state[roads.mask.bool()]
-    torch.testing.assert_close(found, pruned, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, pruned, atol=2e-5, rtol=0)
     roads.hf.load_state_dict({name: tensor + 0.25 for name, tensor in dense.state_dict().items()})
     for linear in Encoder(roads.hf).linears()[0].values():
         assert torch.isfinite(linear.weight).all()
