@@ -36,6 +36,13 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert protocol.model.name == "minilm"
 
 
+def test_paths_hold_in_every_folder() -> None:
+    """A node of a cluster may have another current folder."""
+    protocol = load(tasks={"mine": {"data": "~/mine"}})
+    assert (protocol.model.path, protocol.tokenizer) == (Path.cwd() / "models" / "minilm",) * 2
+    assert protocol.tasks["mine"].data == Path.home() / "mine"
+
+
 def test_a_task_overrides_training_and_leaves_the_others_alone() -> None:
     protocol = load(tasks={"RTE": {"head_dropout": 0.3, "subset": 500}, "MRPC": None}, training={"head_dropout": 0.05})
     assert protocol.tasks["RTE"].head_dropout == 0.3
