@@ -21,7 +21,6 @@ The sections of recipes stand beside these, in super_tickets.py and so on. Defau
 relative to the current folder.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -43,13 +42,14 @@ from fairseq_tickets.protocol.values import (
     Count,
     FilePath,
     Flag,
+    IfNamed,
     Name,
     Natural,
     Section,
     Several,
+    about,
     check_keys,
     refusal,
-    sentence,
 )
 
 SECTIONS = ("super_tickets", "early", "iterative", "sharing", "adaptation", "dominant")  # in the order of their needs
@@ -81,12 +81,12 @@ class Protocol(Section):
     search_seeds: Count = Field(default_factory=lambda data: len(data["seeds"]))
     """learning rates and batch sizes are searched on so many of the seeds, the first ones; the others run the best of
     them only; all if absent"""
-    super_tickets: Optional[SuperTickets] = None
-    early: Optional[Early] = None
-    iterative: Optional[Iterative] = None
-    sharing: Optional[Sharing] = None
-    adaptation: Optional[Adaptation] = None
-    dominant: Optional[Dominant] = None
+    super_tickets: IfNamed[SuperTickets] = None
+    early: IfNamed[Early] = None
+    iterative: IfNamed[Iterative] = None
+    sharing: IfNamed[Sharing] = None
+    adaptation: IfNamed[Adaptation] = None
+    dominant: IfNamed[Dominant] = None
     keep_checkpoints: Flag = False
     """also those that no step needs any more"""
     _path: Path = PrivateAttr(Path())
@@ -95,28 +95,6 @@ class Protocol(Section):
     def path(self) -> Path:
         """The file."""
         return self._path
-
-    @model_validator(mode="before")
-    @classmethod
-    def _inherit(cls, content: Any) -> Any:
-        """Tasks and shared runs take what they don't say from `training`; the other places where something is trained
-        take it from the task, see `Training.over`. A section without content is one of defaults."""
-        if not isinstance(content, Mapping) or not isinstance(content.get("training", {}), (Mapping, type(None))):
-            return content
-        common = content.get("training") or {}
-
-        def under(own: Any) -> Any:
-            return {**common, **(own or {})} if isinstance(own, (Mapping, type(None))) else own
-
-        made = {name: {} if value is None and name in SECTIONS else value for name, value in content.items()}
-        if isinstance(made.get("tasks"), Mapping):
-            made["tasks"] = {name: under(own) for name, own in made["tasks"].items()}
-        for name, keys in (("sharing", ("then",)), ("dominant", ("training", "l1"))):
-            if isinstance(own := made.get(name), Mapping):
-                made[name] = {**own, **{key: {} for key in keys if key in own and own[key] is None}}
-        if isinstance(own := made.get("sharing"), Mapping):
-            made["sharing"] = {**own, "training": under(own.get("training"))}
-        return made
 
     @field_validator("experiment")
     @classmethod
@@ -130,7 +108,9 @@ class Protocol(Section):
         """What one key says of another; sections of recipes are made whole by it."""
         if not self.tasks:
             raise ValueError("tasks is empty; name at least one task")
-        for name, task in self.tasks.items():
+        for name, own in self.tasks.items():
+            with about(f"tasks: {name}"):
+                task = self.tasks[name] = own.over(self.training)
             task._name = name
             if task.data is None and name not in TASKS:
                 raise ValueError(
@@ -143,11 +123,8 @@ class Protocol(Section):
             raise ValueError(f"search_seeds is {self.search_seeds}, but there are only {len(self.seeds)} seeds")
         for name in SECTIONS:
             section = getattr(self, name)
-            try:
-                whole = section and section.of(self)
-            except ValueError as error:
-                raise ValueError(sentence(name, error)) from error
-            object.__setattr__(self, name, whole)  # nobody has seen the model yet
+            with about(name):
+                object.__setattr__(self, name, section and section.of(self))  # nobody has seen the model yet
         if self.super_tickets is None and self.dominant is None and self.sharing is None:
             raise ValueError("it asks for nothing: it needs a section super_tickets, dominant or sharing")
         return self
@@ -156,11 +133,9 @@ class Protocol(Section):
         """Refuse what makes no sense for a model, before anything runs."""
         for name in ("super_tickets", "iterative"):
             section = getattr(self, name)
-            try:
-                if section is not None:
+            if section is not None:
+                with about(f"{self.path}: {name}", UserError):
                     section.check(shape)
-            except ValueError as error:
-                raise UserError(sentence(f"{self.path}: {name}", error)) from error
 
 
 def load_protocol(path: Path) -> Protocol:

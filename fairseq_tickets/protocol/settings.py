@@ -1,7 +1,7 @@
 """How a model is trained on a task, as a protocol file says it. What is written below a key is its help."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union
 
 from annotated_types import Ge, Le
 from pydantic import PrivateAttr, field_validator, model_validator
@@ -20,6 +20,8 @@ from fairseq_tickets.protocol.values import (
     Section,
     Several,
 )
+
+T = TypeVar("T", bound="Training")
 
 
 class Training(Section):
@@ -66,25 +68,19 @@ class Training(Section):
     """of PyTorch; on the CPU another number gives other roundings"""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Training":
-        self.check_precision()
-        return self
+    def _fits_together(self: T) -> T:
+        return self.checked()
 
-    def check_precision(self) -> None:
-        """ValueError where mixed precision is asked for twice."""
+    def checked(self: T) -> T:
+        """The same; ValueError where mixed precision is asked for twice."""
         if self.amp and self.precision != "float32":
             raise ValueError(f"precision is {self.precision!r} and amp is true; take one of them")
+        return self
 
-    def over(self, base: "Training") -> "Training":
-        """What is said here, and the rest as in `base`.
-
-        Raises:
-            ValueError: the two don't go together.
-        """
-        own = {name: getattr(self, name) for name in self.model_fields_set if name in Training.model_fields}
-        whole = base.model_copy(update=own)
-        whole.check_precision()
-        return whole
+    def over(self: T, base: "Training") -> T:
+        """The same, with what is not said here as in `base`; ValueError where the two don't go together."""
+        unsaid = {name: getattr(base, name) for name in Training.model_fields if name not in self.model_fields_set}
+        return self.model_copy(update=unsaid).checked()
 
     def grid(self, learning_rates: Iterable[float] = ()) -> list[tuple[float, int]]:
         """Settings to search: learning rate and batch size; at these rates, or its own."""

@@ -3,12 +3,13 @@
 The rule is read off the model's JSON schema, so that ranges and choices are said once, where a key is declared.
 """
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Optional, TypeVar
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
@@ -89,6 +90,8 @@ FilePath = Annotated[Path, BeforeValidator(_path)]
 """~ and $VARIABLES are replaced, and the path made absolute."""
 Several = Annotated[tuple[T, ...], BeforeValidator(_list), AfterValidator(_distinct)]
 """A list of at least one value, none of them twice; a single value stands for a list of one."""
+IfNamed = Annotated[Optional[T], BeforeValidator(lambda value: {} if value is None else value)]
+"""A section that is there only if the file has its key; without content it is one of defaults."""
 ByTask = Annotated[
     dict[str, Several[T]], BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"default": value})
 ]
@@ -132,6 +135,15 @@ def refusal(error: ValidationError, model: type[BaseModel], content: Any, place:
 def sentence(place: str, said: object) -> str:
     """What is said about a place: "levels is empty", "levels: 0.1 is listed twice"."""
     return f"{place}{' ' if str(said).startswith(('is ', 'needs ')) else ': '}{said}"
+
+
+@contextlib.contextmanager
+def about(place: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """Let what is refused inside say which place it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise kind(sentence(place, error)) from error
 
 
 def among(key: str, asked: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, Optional
-
-from pydantic import field_validator
+from typing import TYPE_CHECKING, Literal
 
 from fairseq_tickets.protocol.functions import sharing as functions
 from fairseq_tickets.protocol.functions.tickets import ticket_name
@@ -14,7 +12,7 @@ from fairseq_tickets.protocol.plan import Branch
 from fairseq_tickets.protocol.recipes.super_tickets import Found, super_ticket, winning_levels
 from fairseq_tickets.protocol.settings import Task, Training
 from fairseq_tickets.protocol.steps import TICKET, TRAINING, Step
-from fairseq_tickets.protocol.values import Above0, Section, Several, among
+from fairseq_tickets.protocol.values import Above0, IfNamed, Section, Several, among
 
 if TYPE_CHECKING:
     from fairseq_tickets.protocol.config import Protocol
@@ -30,29 +28,23 @@ class Sharing(Section):
     methods: Several[Literal["mt_dnn", "ticket_share"]] = ("mt_dnn", "ticket_share")
     """ticket_share takes each task's super ticket of the same seed, found at the learning rate of the shared run
     (appendix A.2.1)"""
-    training: Training
+    training: Training = Training()
     """of the shared runs: one learning rate and one batch size; as `training` above if absent"""
     sampling: Literal["proportional", "temperature", "annealed"] = "proportional"
     """how tasks are mixed, see `ticket_multitask`"""
     temperature: Above0 = 2.0
-    then: Optional[Training] = None
+    then: IfNamed[Training] = None
     """single-task fine-tuning from the shared model, its learning rates searched; what is absent is as the task says;
     no `then` = not done"""
 
-    @field_validator("training")
-    @classmethod
-    def _one_setting(cls, training: Training) -> Training:
-        rates, sizes = training.learning_rates, training.batch_sizes
-        if len(rates) > 1 or len(sizes) > 1:
-            taken = "a shared run takes one of learning_rates and one of batch_sizes"
-            raise ValueError(f"{taken}, not {list(rates)} and {list(sizes)}")
-        return training
-
     def of(self, protocol: Protocol) -> Sharing:
         """With its tasks; ValueError where these don't fit together, or have no tickets to share."""
-        found = protocol.super_tickets
+        found, training = protocol.super_tickets, self.training.over(protocol.training)
         tasks = among("tasks", self.tasks or (found.tasks if found else ()), protocol.tasks)
-        rate = self.training.learning_rates[0]
+        if len(training.grid()) > 1:
+            taken = "a shared run takes one of learning_rates and one of batch_sizes"
+            raise ValueError(f"training: {taken}, not {list(training.learning_rates)} and {list(training.batch_sizes)}")
+        rate = training.learning_rates[0]
         for name in tasks if "ticket_share" in self.methods else ():
             if found is None or name not in winning_levels(protocol):
                 raise ValueError(
@@ -71,7 +63,7 @@ class Sharing(Section):
         if self.then is not None:
             for name in tasks:  # before anything runs
                 self.then.over(protocol.tasks[name])
-        return self.model_copy(update={"tasks": tasks})
+        return self.model_copy(update={"tasks": tasks, "training": training})
 
 
 def share(lab: Lab, section: Sharing, method: str, seed: int, found: Found) -> Step:
