@@ -21,7 +21,7 @@ def collect(lab: Lab) -> int:
     """
     done = [step for step in lab.steps.values() if lab.store.done(step.key)]
     runs = {step.key: lab.store.result(step.key) for step in done if step.makes_result}
-    count = lab.store.write_lines(sorted(runs, key=lambda key: f"{_stem(runs[key])}-{key[:8]}"))
+    count = lab.store.write_lines(sorted(runs, key=lambda key: (lab.steps[key].label, key)))
     chosen = chosen_runs([step for step in lab.steps.values() if step.kind == "train"], runs)
     of_whole_runs = [step for step in done if all(parent.kind != "train_part" for parent, _ in step.needs)]
     for name, output, steps in (
@@ -90,16 +90,3 @@ def _named(steps: Sequence[Step], store: Store, output: str) -> dict[str, Path]:
         own = stem if names.count(stem) == 1 else f"{stem}-{step.key[:8]}"
         files[own + Path(output).suffix] = step.folder / output
     return files
-
-
-def _stem(result: Result) -> str:
-    words = [result.task, result.method]
-    if result.source_task:
-        words.append(f"from-{result.source_task}")
-    if result.top_k is not None:
-        words.append(f"k{result.top_k}")
-    if result.level is not None:
-        words.append(f"{result.level:g}")
-    if result.train_fraction != 1.0:
-        words.append(f"of{result.train_fraction:g}")
-    return "-".join([*words, f"seed{result.seed}"])

@@ -97,9 +97,3 @@ class Demand:
 def done(store: Store, step: Step) -> bool:
     """Whether a step's outcome is there, with predictions where it is to make them and its data have a test split."""
     return store.done(step.key) and (not step.predicts or store.predicted(step))
-
-
-def wanted(steps: dict[str, Step]) -> list[Step]:
-    """Steps that are wanted for themselves: those that aren't lazy, and those that no other needs."""
-    needed = {parent.key for step in steps.values() for parent, _ in step.needs}
-    return [step for step in steps.values() if not step.lazy or step.key not in needed]

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from fairseq_tickets.errors import UserError
-from fairseq_tickets.protocol.demand import Demand, wanted
+from fairseq_tickets.protocol.demand import Demand
 from fairseq_tickets.protocol.engines import Engine
 from fairseq_tickets.protocol.lease import Claim, Watch, read_claim
 from fairseq_tickets.protocol.plan import Plan
@@ -108,7 +108,7 @@ class Driver:
         """Whether something is left to do, or may come."""
         going_on = self._seen < len(self.plan.steps) or any(not branch.ended for branch in self.plan.branches)
         if not (self.demand.todo or going_on):
-            for step in wanted(self.plan.steps):
+            for step in self.plan.wanted():
                 self.demand.want(step)
             self._events.put(None)  # look at once at what this has brought
         return bool(self.demand.todo) or going_on

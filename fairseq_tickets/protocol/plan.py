@@ -98,6 +98,12 @@ class Plan:
         """How many branches wait for results, so that more steps may come."""
         return sum(not branch.known for branch in self.branches)
 
+    def wanted(self) -> list[Step]:
+        """Steps that are wanted for themselves: those that aren't lazy, and in the end those that no other needs."""
+        needed = {parent.key for step in self.steps.values() for parent, _ in step.needs}
+        ended = not self.undecided()
+        return [step for step in self.steps.values() if not step.lazy or (ended and step.key not in needed)]
+
     def wait(self, steps: Iterable[Step]) -> list[Any]:
         """Wait until steps are done; their results, or folders where they make none.
 

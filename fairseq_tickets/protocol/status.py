@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fairseq_tickets.protocol.demand import Demand, wanted
+from fairseq_tickets.protocol.demand import Demand
 from fairseq_tickets.protocol.lease import read_claim
 from fairseq_tickets.protocol.plan import Plan
 from fairseq_tickets.protocol.steps import Step
@@ -134,12 +134,11 @@ class Estimate:
 
 def status_of(plan: Plan, collected: int) -> Status:
     """Status of a plan whose recipes have gone as far as results allow; reads only."""
-    store, demand, estimate, undecided = plan.store, Demand(plan.store), Estimate(), plan.undecided()
+    store, demand, estimate = plan.store, Demand(plan.store), Estimate()
     for step in plan.steps.values():
         estimate.add(step, store.seconds(step.key))
-    for step in plan.steps.values() if undecided else wanted(plan.steps):
-        if not step.lazy or not undecided:
-            demand.want(step)
+    for step in plan.wanted():
+        demand.want(step)
     entries = []
     for step in plan.steps.values():
         state, seconds, where = "finished" if store.done(step.key) else "not needed", None, ""
@@ -148,7 +147,7 @@ def status_of(plan: Plan, collected: int) -> Status:
             if claim is not None and not claim.ended():
                 state, where = "running", claim.name()
         entries.append(Entry(step.key, step.kind, step.label, state, seconds, where))
-    return Status(plan.folder, entries, undecided, len(store.runs() - set(plan.steps)), collected)
+    return Status(plan.folder, entries, plan.undecided(), len(store.runs() - set(plan.steps)), collected)
 
 
 def total(times: Iterable[float | None]) -> float | None:

@@ -13,7 +13,7 @@ from fairseq_tickets.analysis.result_lines import result_line
 from fairseq_tickets.analysis.results import checksum
 from fairseq_tickets.errors import UserError
 from fairseq_tickets.protocol.collecting import chosen_runs
-from fairseq_tickets.protocol.demand import Demand, wanted
+from fairseq_tickets.protocol.demand import Demand
 from fairseq_tickets.protocol.experiment import Experiment
 from fairseq_tickets.protocol.lab import Lab
 from fairseq_tickets.protocol.steps import Step, hashed
@@ -65,7 +65,7 @@ def result_of(step: Step, select: float) -> dict[str, Any]:
 
 def ready(lab: Lab) -> list[Step]:
     demand = Demand(lab.store)
-    for step in wanted(lab.steps):
+    for step in lab.wanted():
         demand.want(step)
     return list(iter(demand.take, None))
 
@@ -338,7 +338,7 @@ def test_they_wait_for_the_setting_of_the_winning_tickets(write: Any) -> None:
 
 def todo(lab: Lab) -> list[str]:
     demand = Demand(lab.store)
-    for step in wanted(lab.steps):
+    for step in lab.wanted():
         demand.want(step)
     return [key for key in lab.steps if key in demand.todo]
 
