@@ -21,7 +21,7 @@ from fairseq_tickets.recorded import peak_lr
 
 
 def l1(folder: Path, **run: Any) -> None:
-    """L1 fine-tuning (Gong et al. 2022, section 3.1); the arguments are those that `Lab.l1` gives.
+    """L1 fine-tuning (Gong et al. 2022, section 3.1); the arguments are those that `recipes.dominant` gives.
 
     Keeps the checkpoint of the last epoch: the ticket is read off where the weights have moved to, not off a score.
     """

@@ -18,7 +18,11 @@ SERVER_NAMES = {"MNLI": ("MNLI-m", "MNLI-mm")}
 def write_predictions(
     checkpoint: Path, data: Path, facts: Mapping[str, Any], folder: Path, device: str = "cpu"
 ) -> list[str]:
-    """Predict the test split, and MNLI's second one where it is there; returns the names of the files in `folder`."""
+    """Predict the test split, and MNLI's second one where it is there; returns the names of the files in `folder`.
+
+    Raises:
+        UserError: lines of the test file were rejected: the server wants every line, counted from 0.
+    """
     import torch
 
     from fairseq_tickets.plugin.loading import load_finetuned
@@ -30,6 +34,9 @@ def write_predictions(
     for number, split in enumerate(("test", "test1")):
         if not (data / "input0" / f"{split}.idx").is_file():
             continue
+        rejected = facts.get("splits", {}).get(split, {}).get("rejected") or {}
+        if any(rejected.values()):
+            raise UserError(f"the {split} file has rejected lines ({', '.join(rejected)}); the server wants every line")
         task.load_dataset(split)
         dataset = task.dataset(split)
         predicted: dict[int, str] = {}
@@ -47,7 +54,7 @@ def write_predictions(
                 predicted.update(zip(batch, (_text(value, facts) for value in values)))
         name = SERVER_NAMES.get(task_name, (task_name, f"{task_name}-2"))[number]
         names.append(f"{name}-{PREDICTIONS}")
-        lines = [f"{_index(facts, split, position)}\t{predicted[position]}" for position in range(len(dataset))]
+        lines = [f"{position}\t{predicted[position]}" for position in range(len(dataset))]
         with atomic_write(folder / names[-1]) as temporary:
             temporary.write_text("\n".join(["index\tprediction", *lines]) + "\n", encoding="utf-8")
     return names
@@ -58,15 +65,3 @@ def _text(value: float, facts: Mapping[str, Any]) -> str:
         low, high = facts.get("regression_range") or (float("-inf"), float("inf"))
         return f"{min(max(value, low), high):.3f}"
     return str(facts["labels"][int(value)])
-
-
-def _index(facts: Mapping[str, Any], split: str, position: int) -> int:
-    """The server counts the lines of the test file from 0.
-
-    Raises:
-        UserError: lines of the file were rejected, so that positions and lines differ.
-    """
-    rejected = facts.get("splits", {}).get(split, {}).get("rejected") or {}
-    if any(rejected.values()):
-        raise UserError(f"the {split} file has rejected lines ({', '.join(rejected)}); the server wants every line")
-    return position
