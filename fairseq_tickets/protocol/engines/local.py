@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -119,37 +119,20 @@ def _start_child() -> Child:
     """Start a process, and the fork server before the first one."""
     ours, theirs = _context.Pipe()
     process = _context.Process(target=_child, args=(theirs,))
-    with _environment(), _without_main():
-        _context.set_forkserver_preload(PRELOADED)
-        try:
-            process.start()
-        except OSError as error:
-            raise UserError(f"cannot start a process for a step: {error.strerror or error}") from error
-    theirs.close()
-    return process, ours
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """The fork server, and so every step, gets ENVIRONMENT where the user has not set it."""
-    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    _context.set_forkserver_preload(PRELOADED)
+    main, added = sys.modules["__main__"], {name: ENVIRONMENT[name] for name in ENVIRONMENT if name not in os.environ}
     os.environ.update(added)
+    sys.modules["__main__"] = ModuleType("__main__")  # else a child would import this program once more, by its file
     try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """A child would import the program that runs here once more, by its file; steps are in modules."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
+        process.start()
+    except OSError as error:
+        raise UserError(f"cannot start a process for a step: {error.strerror or error}") from error
     finally:
         sys.modules["__main__"] = main
+        for name in added:
+            del os.environ[name]
+    theirs.close()
+    return process, ours
 
 
 def _child(pipe: Connection) -> None:
