@@ -106,7 +106,7 @@ class Driver:
 
     def _more(self) -> bool:
         """Whether something is left to do, or may come."""
-        going_on = self._seen < len(self.plan.steps) or any(not branch.ended for branch in self.plan.branches)
+        going_on = self._seen < len(self.plan.steps) or self.plan.undecided() > 0
         if not (self.demand.todo or going_on):
             for step in self.plan.wanted():
                 self.demand.want(step)
@@ -171,23 +171,13 @@ class Driver:
             self._ended.append(step)
             self._note(step)
             self._news.append(f"done: {step.label}")
-        elif outcome.status == GONE:
-            for parent, _ in step.needs:
-                self.store.forget(parent.key)
-            if not self.demand.again(step):  # it would only find the same again
-                self._failed(step, outcome.message)
-        elif outcome.status == FAILED:
-            self._failed(step, outcome.message)
-        else:  # taken by another process
-            self.demand.again(step)
-
-    def _failed(self, step: Step, message: str) -> None:
-        log = step.folder / LOG
-        self._fail(
-            UserError(
-                f"the run {step.label} failed: {message} (log: {log}); finished runs are untouched, call again to go on"
-            )
-        )
+            return
+        for parent, _ in step.needs:
+            self.store.forget(parent.key)
+        changed = outcome.status != FAILED and self.demand.again(step)
+        if outcome.status == FAILED or (outcome.status == GONE and not changed):  # it would only miss the same again
+            what = f"the run {step.label} failed: {outcome.message} (log: {step.folder / LOG})"
+            self._fail(UserError(f"{what}; finished runs are untouched, call again to go on"))
 
     def _fail(self, error: BaseException) -> None:
         """Start nothing new; the first failure is told when what runs has ended."""
@@ -211,7 +201,7 @@ class Driver:
 
     def _drop_unneeded(self) -> None:
         """Delete checkpoints that nobody needs any more: of steps that have ended, and of what they were made from."""
-        if self._keep or any(not branch.ended for branch in self.plan.branches):
+        if self._keep or self.plan.undecided():
             return
         for step in self._ended:
             for other in (step, *(parent for parent, _ in step.needs)):
