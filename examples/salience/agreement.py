@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--tickets", required=True, type=Path, help="folder with TASK-seedN.json of L1 runs")
     parser.add_argument("--output", required=True, help="JSON file")
     parser.add_argument("--examples", type=int, nargs="+", default=EXAMPLES)
+    parser.add_argument("--metrics", choices=METRICS, nargs="+", default=METRICS)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     args = parser.parse_args()
     folders = {Path(folder).name: folder for folder in args.data}
@@ -53,7 +54,7 @@ def main() -> None:
     known = {(row["metric"], row["data"], row["examples"], row["head_seed"]) for row in done["rows"]}
     for examples in args.examples:
         for data, folder in folders.items():
-            for metric in METRICS:
+            for metric in args.metrics:
                 for seed in HEAD_SEEDS if metric != "activation" else (None,):
                     if (metric, data, examples, seed) not in known:
                         row = {"metric": metric, "data": data, "examples": examples, "head_seed": seed}
@@ -94,7 +95,9 @@ def between(tickets: dict[str, list[DominantTicket]]) -> dict[str, Any]:
     other = [(a, b) for one, two in combinations(tickets, 2) for a in tickets[one] for b in tickets[two]]
     random = [(ticket, random_like(ticket, seed)) for own in tickets.values() for ticket in own for seed in range(20)]
     rows: dict[str, Any] = {f"seeds of {task}": means(list(combinations(own, 2))) for task, own in tickets.items()}
-    return {**rows, "other tasks": means(other), "random": means(random)}
+    if other:
+        rows["other tasks"] = means(other)
+    return {**rows, "random": means(random)}
 
 
 def tables(done: dict[str, Any]) -> str:
@@ -116,7 +119,8 @@ def tables(done: dict[str, Any]) -> str:
                         and (row["data"] == task) == (source == "its own data")
                     ]
                     cells.append(f"{np.mean(values):.2f}" if values else "-")
-                lines.append(f"| {task} | {source} | {metric} | {' | '.join(cells)} |")
+                if any(cell != "-" for cell in cells):
+                    lines.append(f"| {task} | {source} | {metric} | {' | '.join(cells)} |")
     lines.append("")
     lines.append("| L1 tickets compared | " + " | ".join(DOMINANT_MEASURES) + " |")
     lines.append("|---|" + "---|" * len(DOMINANT_MEASURES))
