@@ -26,6 +26,7 @@ PLACES = {  # protocol -> files of results, and how many of them it asks for
     "dominant_ticket/protocol/curves": (["dominant_ticket/results/curves"], 6),
     "early_iterative/protocol/minilm": (["early_iterative/results/runs"], 24),
     "salience/protocol/minilm": (["dominant_ticket/results/runs", "salience/results/runs"], 96),
+    "salience/protocol/paper_rates": (["salience/results/paper_rates/runs"], 8),
 }
 pytestmark = [
     pytest.mark.slow,
