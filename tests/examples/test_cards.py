@@ -209,6 +209,23 @@ CARDS = {
             }
         },
     ),
+    "evidence": Card(
+        "examples/evidence/README.md",
+        [
+            Block("bash", prints=[r"^\d+ runs finished, \d+ left", COLUMNS]),
+            Block(
+                "bash",
+                changes={
+                    "--task MNLI": "--task RTE",
+                    "data/MNLI": "data/RTE",
+                    "--valid-examples 1000": "--valid-examples 40",
+                },
+                writes=["data/RTE/task.json", "checkpoints/mnli/checkpoint_best.pt", "models/minilm-mnli/model.pt"],
+                prints=[r"^0 runs finished, \d+ left"],
+            ),
+        ],
+        needs=["models", "glue"],
+    ),
     "ticket_sharing": Card(
         "examples/ticket_sharing/README.md",
         [
