@@ -139,7 +139,8 @@ def missing_note(rows: Mapping[str, Mapping[str, object]], tasks: Sequence[str])
     absent = [task for task in GLUE if task not in tasks]
     notes = [f"no results for {'; '.join(gaps)}"] if gaps else []
     if absent and any(task in GLUE for task in tasks):
-        notes.append(f"averages are over the {len(tasks)} tasks shown; no results for {', '.join(absent)}")
+        shown = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+        notes.append(f"averages are over the {shown} shown; no results for {', '.join(absent)}")
     return notes
 
 
