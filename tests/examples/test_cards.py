@@ -229,6 +229,7 @@ CARDS = {
                 prints=[r"^0 runs finished, \d+ left"],
             ),
             Block("bash", writes=["transition.pdf"], prints=[COLUMNS, r"^\| SuperT minilm, all of dev"]),
+            Block("bash", prints=[r"^\| Dominant-1 minilm", r"^\| Random elements minilm", r"^\| seeds +\| dimension"]),
         ],
         needs=["models", "glue"],
     ),
