@@ -30,7 +30,7 @@ PLACES = {  # protocol -> files of results, and how many of them it asks for
     "salience/protocol/paper_rates": (["salience/results/paper_rates/runs"], 8),
 }
 UNDER_WAY = {  # protocol -> files of results, and how many of its runs they hold: no key of a finished one may change
-    "evidence/protocol/super_tickets": (["evidence/results/super_tickets"], 65 - 5),  # losing tickets need full models again
+    "evidence/protocol/super_tickets": (["evidence/results/super_tickets"], 65 - 5),  # losing ones need full models again
     "evidence/protocol/dominant": (["evidence/results/super_tickets", "evidence/results/dominant"], 5 + 47),
     "evidence/protocol/long": (["evidence/results/long"], 3),
 }
