@@ -29,8 +29,8 @@ PLACES = {  # protocol -> files of results, and how many of them it asks for
     "salience/protocol/minilm": (["dominant_ticket/results/runs", "salience/results/runs"], 96),
     "salience/protocol/paper_rates": (["salience/results/paper_rates/runs"], 8),
 }
-# Protocol -> files of results, and how many of its runs they hold: no key of a finished one may change. Full models whose
-# losing tickets are missing are trained again, to be scored.
+# Protocol -> files of results, and how many of its runs they hold: no key of a finished one may change. Full models
+# whose losing tickets are missing are trained again, to be scored.
 UNDER_WAY = {
     "evidence/protocol/super_tickets": (["evidence/results/super_tickets"], 65 - 5),
     "evidence/protocol/dominant": (["evidence/results/super_tickets", "evidence/results/dominant"], 5 + 47),

@@ -54,14 +54,20 @@ def mean(values: Callable[[Setting], Values], setting: Setting) -> Finding | Non
 
 
 def by_size(values: Callable[[Setting], Values], setting: Setting) -> Finding | None:
-    """Change for each doubling of a task's training data."""
+    """Change for each doubling of a task's training data, at the levels of winning tickets that all tasks have."""
     doublings = {task: math.log2(count) for task, count in examples(single_task(setting)).items()}
-    return along(setting.name, values(setting), doublings)
+    by_level: dict[float | None, set[str]] = {}
+    for task, level in _winning_levels(setting):
+        by_level.setdefault(level, set()).add(task)
+    tasks = set().union(*by_level.values())
+    shared = {(task, level) for level, having in by_level.items() for task in having if having == tasks}
+    return along(setting.name, values(_at(shared, setting)), doublings)
 
 
 def between(values: Callable[[Setting], Values], smaller: Setting, larger: Setting) -> Finding | None:
-    """The larger model's mean less the smaller one's, over the tasks that both have."""
-    low, high = by_task(values(smaller)), by_task(values(larger))
+    """The larger model's mean less the smaller one's, over tasks and levels of winning tickets that both have."""
+    shared = _winning_levels(smaller) & _winning_levels(larger)
+    low, high = (by_task(values(_at(shared, setting))) for setting in (smaller, larger))
     both = [task for task in low if task in high]
     if not both:
         return None
@@ -70,6 +76,15 @@ def between(values: Callable[[Setting], Values], smaller: Setting, larger: Setti
     effect = linear_effect(parts, weights)._replace(tasks=len(both))
     changes = {task: spread(high[task]).mean - spread(low[task]).mean for task in both}
     return Finding(f"{smaller.name} to {larger.name}", effect, changes)
+
+
+def _winning_levels(setting: Setting) -> set[tuple[str, float | None]]:
+    return {(run.task, run.level) for run in single_task(setting) if run.method == "winning"}
+
+
+def _at(levels: set[tuple[str, float | None]], setting: Setting) -> Setting:
+    runs = [run for run in setting.runs if run.method != "winning" or (run.task, run.level) in levels]
+    return replace(setting, runs=runs)
 
 
 def kinds(upper: str, lower: str, above: float, up_to: float, setting: Setting) -> Finding | None:

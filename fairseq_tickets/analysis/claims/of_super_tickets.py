@@ -36,7 +36,7 @@ CLAIMS = (
     Claim(
         "S 5.3 (2), gain",
         "The gain is larger in small tasks (RTE +3.3, QQP +0.4 / +0.3).",
-        "change of that gain for each doubling of the training data, points",
+        "change of that gain for each doubling of the training data, at levels that all tasks have, points",
         BELOW,
         "table S1",
         1,
@@ -45,7 +45,7 @@ CLAIMS = (
     Claim(
         "S 5.3 (2), weights",
         "Super tickets of small tasks are pruned more (RTE to 83 %, QQP to 93 % of the weights).",
-        "change of the share of the layers' weights that is pruned for each doubling of the training data, points",
+        "change of the share of the layers' weights pruned for each doubling of the data, at levels that all tasks have, points",
         BELOW,
         "table S7",
         1,
@@ -54,7 +54,7 @@ CLAIMS = (
     Claim(
         "S 5.3 (3), weights",
         "From the base to the large model more can be pruned, on every task.",
-        "share of the layers' weights that is pruned, larger model less smaller, points",
+        "share of the layers' weights that is pruned, larger model less smaller, at levels that both have, points",
         ABOVE,
         "table S7",
         1,
@@ -63,7 +63,7 @@ CLAIMS = (
     Claim(
         "S 5.3 (3), gain",
         "... and the gains stay (0.9 and 1.0).",
-        "gain of the super ticket, larger model less smaller, points",
+        "gain of the super ticket, larger model less smaller, at levels that both have, points",
         ABOVE,
         "table S1",
         1,
@@ -126,7 +126,7 @@ CLAIMS = (
     Claim(
         "S 5.4 (3), tasks",
         "The rise is more pronounced in small tasks.",
-        "change of the rise (winning tickets up to 30 % less full model) for each doubling of the data, points",
+        "change of the rise (winning tickets up to 30 % less full model) for each doubling of the data, common levels, points",
         BELOW,
         "table levels",
         1,
@@ -135,7 +135,7 @@ CLAIMS = (
     Claim(
         "S 5.4 (3), models",
         "... and in large models.",
-        "that rise, larger model less smaller, points",
+        "that rise, larger model less smaller, at levels that both have, points",
         ABOVE,
         "table levels",
         1,

@@ -112,9 +112,9 @@ def test_a_seed_that_lacks_a_level_is_left_out() -> None:
 
 
 def test_gain_by_size_is_a_slope() -> None:
-    """Gains of 3 points at 1,000 and 1 at 4,000 examples: two doublings, -1 each."""
+    """Gains of 3 points at 1,000 and 1 at 4,000 examples: two doublings, -1 each; 40 % is a level of one task alone."""
     contents = [
-        *levels({0.1: 0.03}, "RTE", train_examples=1000),
+        *levels({0.1: 0.03, 0.4: 0.09}, "RTE", train_examples=1000),
         *levels({0.1: 0.01}, "SST-2", train_examples=4000),
     ]
     assert found(contents)["S 5.3 (2), gain"][0]["effect"].value == pytest.approx(-1.0)
@@ -131,6 +131,18 @@ def test_a_larger_model_is_found_by_its_size() -> None:
     (gain,) = said["S 5.3 (3), gain"]
     assert gain["setting"] == "a to b" and gain["effect"].value == pytest.approx(3.0)
     assert said["S 5.3 (3), weights"][0]["effect"].value == pytest.approx(40.0)
+
+
+def test_models_are_compared_at_the_levels_that_both_have() -> None:
+    """The larger model's best level, 40 %, is none of the smaller one's: at 20 % its gain is 2, 1 above 1."""
+    big: dict[str, Any] = {"model": "large", "experiment": "b", "total_parameters": 3000}
+    small, large = {0.1: 0.005, 0.2: 0.01}, {0.2: 0.02, 0.4: 0.06}
+    said = found([*levels(small, experiment="a"), *levels(large, **big)])
+    (gain,), (rise,) = said["S 5.3 (3), gain"], said["S 5.4 (3), models"]
+    assert gain["effect"].value == pytest.approx(1.0)
+    assert rise["effect"].value == pytest.approx(1.0)
+    without = found([*levels({0.1: 0.01}, experiment="a"), *levels({0.4: 0.02}, **big)])
+    assert without["S 5.3 (3), gain"] == without["S 5.3 (3), weights"] == []
 
 
 def test_shared_tasks_of_a_seed_are_one_value() -> None:
