@@ -45,7 +45,7 @@ CLAIMS = (
     Claim(
         "S 5.3 (2), weights",
         "Super tickets of small tasks are pruned more (RTE to 83 %, QQP to 93 % of the weights).",
-        "change of the share of the layers' weights pruned for each doubling of the data, at levels that all tasks have, points",
+        "change of the share of the layers' weights pruned for each doubling of the data, common levels, points",
         BELOW,
         "table S7",
         1,
@@ -126,7 +126,7 @@ CLAIMS = (
     Claim(
         "S 5.4 (3), tasks",
         "The rise is more pronounced in small tasks.",
-        "change of the rise (winning tickets up to 30 % less full model) for each doubling of the data, common levels, points",
+        "change of that rise (winning less full, up to 30 %) for each doubling of the data, common levels, points",
         BELOW,
         "table levels",
         1,
