@@ -56,11 +56,9 @@ def mean(values: Callable[[Setting], Values], setting: Setting) -> Finding | Non
 def by_size(values: Callable[[Setting], Values], setting: Setting) -> Finding | None:
     """Change for each doubling of a task's training data, at the levels of winning tickets that all tasks have."""
     doublings = {task: math.log2(count) for task, count in examples(single_task(setting)).items()}
-    by_level: dict[float | None, set[str]] = {}
-    for task, level in _winning_levels(setting):
-        by_level.setdefault(level, set()).add(task)
-    tasks = set().union(*by_level.values())
-    shared = {(task, level) for level, having in by_level.items() for task in having if having == tasks}
+    found = _winning_levels(setting)
+    tasks = {task for task, _ in found}
+    shared = {(task, level) for task, level in found if all((other, level) in found for other in tasks)}
     return along(setting.name, values(_at(shared, setting)), doublings)
 
 
