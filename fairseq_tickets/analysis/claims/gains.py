@@ -37,9 +37,15 @@ def gain(setting: Setting) -> Values:
     return difference(scores(setting, "winning"), scores(setting, "full"))
 
 
-def rise(setting: Setting) -> Values:
-    """Winning tickets of the light levels less the full model."""
-    return difference(at_levels(setting, "winning", *LIGHT), scores(setting, "full"))
+def rise(kind: str, setting: Setting) -> Values:
+    """A kind of ticket, its light levels, less the full model."""
+    (tickets,) = at_levels(setting, [kind], *LIGHT)
+    return difference(tickets, scores(setting, "full"))
+
+
+def lead(upper: str, lower: str, above: float, up_to: float, setting: Setting) -> Values:
+    """One kind of ticket less another, at the levels that both have."""
+    return difference(*at_levels(setting, [upper, lower], above, up_to))
 
 
 def pruned(setting: Setting) -> Values:
@@ -85,27 +91,16 @@ def _at(levels: set[tuple[str, float | None]], setting: Setting) -> Setting:
     return replace(setting, runs=runs)
 
 
-def kinds(upper: str, lower: str, above: float, up_to: float, setting: Setting) -> Finding | None:
-    """One kind of ticket less another at the same levels; "full" is the full model."""
-    sides = [
-        scores(setting, kind) if kind == "full" else at_levels(setting, kind, above, up_to) for kind in (upper, lower)
-    ]
-    return finding(setting.name, difference(*sides))
-
-
 def winning_falls(setting: Setting) -> Finding | None:
     """Winning tickets of the heavy levels less those of the light ones."""
-    far, near = (at_levels(setting, "winning", *levels) for levels in (HEAVY, LIGHT))
+    (far,), (near,) = (at_levels(setting, ["winning"], *levels) for levels in (HEAVY, LIGHT))
     return finding(setting.name, difference(far, near))
 
 
 def gap_closes(setting: Setting) -> Finding | None:
     """How much winning tickets lead random ones far out, less their lead in the middle."""
-    gaps: list[Values] = []
-    for levels in (FAR, MIDDLE):
-        winning, random = (at_levels(setting, kind, *levels) for kind in ("winning", "random"))
-        gaps.append({place: winning[place] - random[place] for place in winning if place in random})
-    return finding(setting.name, difference(*gaps))
+    far, middle = (lead("winning", "random", *levels, setting) for levels in (FAR, MIDDLE))
+    return finding(setting.name, difference(far, middle))
 
 
 def sharing(suffix: str, setting: Setting) -> Finding | None:

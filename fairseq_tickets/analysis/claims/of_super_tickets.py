@@ -14,7 +14,7 @@ from fairseq_tickets.analysis.claims.gains import (
     few_shot,
     gain,
     gap_closes,
-    kinds,
+    lead,
     mean,
     pruned,
     rise,
@@ -76,7 +76,7 @@ CLAIMS = (
         ABOVE,
         "table levels",
         1,
-        partial(mean, rise),
+        partial(mean, partial(rise, "winning")),
     ),
     Claim(
         "S 5.4 (1), random",
@@ -85,7 +85,7 @@ CLAIMS = (
         ABOVE,
         "table levels",
         1,
-        partial(kinds, "winning", "random", 0.0, 0.6),
+        partial(mean, partial(lead, "winning", "random", 0.0, 0.6)),
     ),
     Claim(
         "S 5.4 (2), winning",
@@ -112,7 +112,7 @@ CLAIMS = (
         BELOW,
         "table levels",
         1,
-        partial(kinds, "random", "full", *LIGHT),
+        partial(mean, partial(rise, "random")),
     ),
     Claim(
         "S 5.4 (2), losing",
@@ -121,7 +121,7 @@ CLAIMS = (
         BELOW,
         "table levels",
         1,
-        partial(kinds, "losing", "random", *LIGHT),
+        partial(mean, partial(lead, "losing", "random", *LIGHT)),
     ),
     Claim(
         "S 5.4 (3), tasks",
@@ -130,7 +130,7 @@ CLAIMS = (
         BELOW,
         "table levels",
         1,
-        partial(by_size, rise),
+        partial(by_size, partial(rise, "winning")),
     ),
     Claim(
         "S 5.4 (3), models",
@@ -139,7 +139,7 @@ CLAIMS = (
         ABOVE,
         "table levels",
         1,
-        between=partial(between, rise),
+        between=partial(between, partial(rise, "winning")),
     ),
     Claim(
         "S 6.2 (1)",

@@ -5,7 +5,7 @@ Scores are those on the part of dev that no choice has seen (`report`), in point
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fairseq_tickets.analysis.claims.claim import Finding, Setting
 from fairseq_tickets.analysis.effects import mean_effect, slope
@@ -34,18 +34,28 @@ def scores(setting: Setting, method: str, top_k: int | None = None, of: Callable
     return {(run.task, run.seed): of(run) for run in best_runs(runs, method)}
 
 
-def at_levels(setting: Setting, method: str, above: float, up_to: float) -> Values:
-    """Mean over a kind of ticket's levels in that range, of the seeds that have all of the task's levels in it."""
-    by_place: dict[tuple[str, int], dict[float, float]] = {}
-    for run in tuned(select(single_task(setting), method=method)):
-        if run.level is not None and above + 1e-9 < run.level <= up_to + 1e-9:
-            by_place.setdefault((run.task, run.seed), {})[run.level] = points(run)
-    most: dict[str, int] = {}
-    for (task, _), found in by_place.items():
-        most[task] = max(most.get(task, 0), len(found))
-    return {
-        place: spread(list(found.values())).mean for place, found in by_place.items() if len(found) == most[place[0]]
-    }
+def at_levels(setting: Setting, methods: Sequence[str], above: float, up_to: float) -> list[Values]:
+    """Of each kind of ticket the mean over the levels in that range that all of these kinds have in a task.
+
+    Of the seeds that have all of these levels.
+    """
+    runs = [run for run in tuned(single_task(setting)) if run.level is not None]
+    kinds = [
+        {(run.task, run.seed, run.level): points(run) for run in runs if run.method == method} for method in methods
+    ]
+    shared = set.intersection(*({(task, level) for task, _, level in found} for found in kinds))
+    levels: dict[str, list[float]] = {}
+    for task, level in sorted(shared):
+        if above + 1e-9 < level <= up_to + 1e-9:
+            levels.setdefault(task, []).append(level)
+    values: list[Values] = []
+    for found in kinds:
+        rows = {
+            (task, seed): [found[task, seed, level] for level in levels[task] if (task, seed, level) in found]
+            for task, seed in sorted({(task, seed) for task, seed, _ in found if task in levels})
+        }
+        values.append({place: spread(row).mean for place, row in rows.items() if len(row) == len(levels[place[0]])})
+    return values
 
 
 def difference(treated: Values, control: Values) -> Values:

@@ -111,6 +111,34 @@ def test_a_seed_that_lacks_a_level_is_left_out() -> None:
     assert here["effect"].n == 2 and here["effect"].value == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize(
+    ("random", "losing", "lead", "loss", "closing"),
+    [
+        ({0.4: -0.02, 0.6: -0.04}, {}, (4 + 4) / 2, None, None),  # random ones miss 20 %, where winning ones are best
+        ({0.2: -0.01, 0.6: -0.04, 0.7: -0.06}, {0.1: -0.3, 0.2: -0.05}, (4 + 4) / 2, -4.0, 1.0 - 4.0),
+        ({0.1: -0.01}, {0.2: -0.05}, None, None, None),
+    ],
+)
+def test_kinds_of_tickets_are_compared_at_the_levels_that_both_have(
+    random: dict[float, float],
+    losing: dict[float, float],
+    lead: float | None,
+    loss: float | None,
+    closing: float | None,
+) -> None:
+    """Winning tickets by level: 3, 2, 0 and -5 points above the full model."""
+    contents = [*levels({0.2: 0.03, 0.4: 0.02, 0.6: 0.0, 0.7: -0.05})]
+    for seed in (1, 2, 3):
+        for kind, gains in (("random", random), ("losing", losing)):
+            base = 0.80 + 0.01 * (seed - 1)
+            contents += [run("SST-2", kind, seed, base + gain, level=level) for level, gain in gains.items()]
+    said = found(contents)
+    for place, value in (("(1), random", lead), ("(2), losing", loss), ("(2), together", closing)):
+        assert [row["effect"].value for row in said[f"S 5.4 {place}"]] == (
+            [] if value is None else [pytest.approx(value)]
+        )
+
+
 def test_gain_by_size_is_a_slope() -> None:
     """Gains of 3 points at 1,000 and 1 at 4,000 examples: two doublings, -1 each; 40 % is a level of one task alone."""
     contents = [
