@@ -39,9 +39,10 @@ def at_levels(setting: Setting, methods: Sequence[str], above: float, up_to: flo
 
     Of the seeds that have all of these levels.
     """
-    runs = [run for run in tuned(single_task(setting)) if run.level is not None]
+    runs = tuned(single_task(setting))
     kinds = [
-        {(run.task, run.seed, run.level): points(run) for run in runs if run.method == method} for method in methods
+        {(run.task, run.seed, run.level): points(run) for run in runs if run.method == kind and run.level is not None}
+        for kind in methods
     ]
     shared = set.intersection(*({(task, level) for task, _, level in found} for found in kinds))
     levels: dict[str, list[float]] = {}
