@@ -219,7 +219,10 @@ class Store:
         return stale
 
     def collect(self, name: str, wanted: Mapping[str, Path]) -> None:
-        """Make the folder `name` hold exactly copies of these files, by their new names."""
+        """Make the folder `name` hold exactly copies of these files, by their new names.
+
+        Others may do the same in the same moment, for a protocol of their own.
+        """
         target = self.folder / name
         if not wanted and not target.is_dir():
             return
@@ -227,9 +230,9 @@ class Store:
             target.mkdir(parents=True, exist_ok=True)
             for path in target.iterdir():
                 if path.suffix in (".json", ".npz", ".tsv") and path.name not in wanted:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
             for file, source in wanted.items():
-                if not (target / file).is_file() or (target / file).read_bytes() != source.read_bytes():
+                if not _same_content(source, target / file):
                     with atomic_write(target / file) as temporary:
                         shutil.copyfile(source, temporary)
         except OSError as error:
@@ -247,6 +250,13 @@ class Store:
 
     def _in_folder(self, key: str) -> bool:
         return bool(self.facts(key).get("outputs"))
+
+
+def _same_content(source: Path, copy: Path) -> bool:
+    try:
+        return copy.read_bytes() == source.read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def _inside(facts: Content, file: str) -> list[str]:

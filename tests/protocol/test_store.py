@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,23 @@ def test_files_are_collected_side_by_side(tmp_path: Path) -> None:
     assert (tmp_path / "tickets" / "second.json").read_bytes() == two.read_bytes()
     store.collect("counts", {})
     assert not (tmp_path / "counts").exists()
+
+
+def test_two_processes_may_collect_in_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever one of them finds in the folder, the other may have deleted before it is touched."""
+    store, one = Store(tmp_path), finish(tmp_path, "one")
+    store.collect("tickets", {"one.json": one, "old.json": one})
+
+    def other_comes_first(path: Path, look: Any = Path.iterdir) -> Iterator[Path]:
+        for found in list(look(path)):
+            if found.is_file():
+                found.unlink()
+                yield found
+
+    monkeypatch.setattr(Path, "iterdir", other_comes_first)
+    store.collect("tickets", {"one.json": one})
+    assert (tmp_path / "tickets" / "one.json").read_bytes() == one.read_bytes()
+    assert not (tmp_path / "tickets" / "old.json").exists()
 
 
 def test_a_result_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
