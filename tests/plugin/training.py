@@ -70,11 +70,11 @@ def train(data: Path, save_dir: Path, model: Path | None, *more: str) -> Run:
 def config(words: list[str]) -> Any:
     """fairseq's config for a command line.
 
-    fairseq composes it with hydra in 1.5 s of deep copies. So that is done once for each choice of components, and the
-    options that differ are then set in it.
+    fairseq composes it with hydra in 1.5 s of deep copies. So that is done once for each choice of components and of
+    options given (of the model's those that are not given are absent), and the values that differ are then set in it.
     """
     parsed = options.parse_args_and_arch(options.get_training_parser(), words)
-    key = tuple(getattr(parsed, name) for name in COMPONENTS)
+    key = tuple(getattr(parsed, name) for name in COMPONENTS), frozenset(vars(parsed))
     if key not in _composed:
         _composed[key] = parsed, convert_namespace_to_omegaconf(parsed)
     known, composed = _composed[key]
@@ -88,7 +88,7 @@ def config(words: list[str]) -> Any:
 
 
 COMPONENTS = ("task", "arch", "criterion", "optimizer", "lr_scheduler")
-_composed: dict[tuple[str, ...], tuple[Any, Any]] = {}
+_composed: dict[tuple[tuple[str, ...], frozenset[str]], tuple[Any, Any]] = {}
 
 
 def run_config(config: Any, save_dir: Path) -> Run:
