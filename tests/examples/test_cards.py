@@ -230,6 +230,7 @@ CARDS = {
             ),
             Block("bash", writes=["transition.pdf"], prints=[COLUMNS, r"^\| SuperT minilm, all of dev"]),
             Block("bash", prints=[r"^\| Dominant-1 minilm", r"^\| Random elements minilm", r"^\| seeds +\| dimension"]),
+            Block("bash", prints=[r"^\| minilm-mnli \| RTE"]),
         ],
         needs=["models", "glue"],
     ),
