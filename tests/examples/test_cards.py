@@ -214,7 +214,7 @@ CARDS = {
         [
             Block(  # the results are of other data than those here, and refused
                 "bash",
-                changes={"cp examples/evidence/results/{super_tickets,dominant,under_way}.jsonl runs/evidence/results/": ""},
+                changes={"cp examples/evidence/results/{super_tickets,dominant,under_way}.jsonl": "ls"},
                 prints=[r"^0 runs finished, \d+ left", COLUMNS],
             ),
             Block(
