@@ -5,6 +5,7 @@ Scores are those on the part of dev that no choice has seen (`report`), in point
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fairseq_tickets.analysis.claims.claim import Finding, Setting
@@ -45,17 +46,15 @@ def at_levels(setting: Setting, methods: Sequence[str], above: float, up_to: flo
         for kind in methods
     ]
     shared = set.intersection(*({(task, level) for task, _, level in found} for found in kinds))
-    levels: dict[str, list[float]] = {}
-    for task, level in sorted(shared):
-        if above + 1e-9 < level <= up_to + 1e-9:
-            levels.setdefault(task, []).append(level)
+    wanted = {(task, level) for task, level in shared if above + 1e-9 < level <= up_to + 1e-9}
+    count = Counter(task for task, _ in wanted)
     values: list[Values] = []
     for found in kinds:
-        rows = {
-            (task, seed): [found[task, seed, level] for level in levels[task] if (task, seed, level) in found]
-            for task, seed in sorted({(task, seed) for task, seed, _ in found if task in levels})
-        }
-        values.append({place: spread(row).mean for place, row in rows.items() if len(row) == len(levels[place[0]])})
+        rows: dict[tuple[str, int], list[float]] = {}
+        for (task, seed, level), value in found.items():
+            if (task, level) in wanted:
+                rows.setdefault((task, seed), []).append(value)
+        values.append({place: spread(row).mean for place, row in rows.items() if len(row) == count[place[0]]})
     return values
 
 
