@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from fairseq_tickets import safetensors_files
 from fairseq_tickets.errors import UserError
+from tests.full_disk import small_files
 
 TENSORS = {
     "b.weight": torch.arange(6.0).reshape(2, 3),
@@ -102,18 +101,9 @@ def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         safetensors_files.read(tmp_path / "m")
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
-    """The system refuses to make a file longer than this, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield 4096
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_write_that_fails_is_one_line_and_leaves_the_old_file(tmp_path: Path, small_files: int) -> None:
+def test_a_write_that_fails_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:
     safetensors_files.write(tmp_path / "m", TENSORS, {})
     before = (tmp_path / "m").read_bytes()
-    with pytest.raises(UserError, match=f"cannot write {tmp_path / 'm'}: File too large"):
-        safetensors_files.write(tmp_path / "m", {"w": torch.zeros(small_files)}, {})
+    with small_files(4096), pytest.raises(UserError, match=f"cannot write {tmp_path / 'm'}: File too large"):
+        safetensors_files.write(tmp_path / "m", {"w": torch.zeros(4096)}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["m"] and (tmp_path / "m").read_bytes() == before

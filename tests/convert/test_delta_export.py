@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from fairseq_tickets.cli import main
 from fairseq_tickets.parameters import MATRICES, ModelShape, matrix_name
 from fairseq_tickets.tickets import DominantTicket
 from tests.convert.toy import stock_fairseq
+from tests.full_disk import small_files
 from tests.plugin.toy import EMBED, FFN, HEADS, LAYERS, dictionary, model_options, randomise, ticket_roberta, tokens
 
 HEAD = "sentence_classification_head"
@@ -73,12 +73,8 @@ def test_a_disk_that_takes_no_more_is_one_line(
 ) -> None:
     out = tmp_path / {"delta": "d.safetensors", "hf": "hf", "fairseq": "out.pt"}[to]
     words = CUT if to == "delta" else ("--checkpoint", "tuned.pt", "--to", to)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    try:
+    with small_files(2000):
         assert main(arguments(files, *words, "--output", str(out))) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1 and "cannot write" in lines[0] and "File too large" in lines[0]
     assert not out.exists() and not list(tmp_path.glob("*.tmp"))
